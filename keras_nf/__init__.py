@@ -1,0 +1,53 @@
+"""Normalizing flows for Keras 3 and TensorFlow Probability."""
+
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"keras_nf needs Keras's TensorFlow backend, but the backend is "
+        f"'{keras.backend.backend()}'. Set the environment variable KERAS_BACKEND=tensorflow "
+        "before keras is imported."
+    )
+
+from keras_nf.flow import Flow
+from keras_nf.flows import (
+    AdditiveCoupling,
+    AffineCoupling,
+    Chain,
+    InverseAutoregressive,
+    Invert,
+    Logit,
+    MaskedAutoregressive,
+    Permute,
+    Planar,
+    Scaling,
+    Standardize,
+)
+from keras_nf.model import FlowModel
+from keras_nf.networks import MADE, MLP
+from keras_nf.recipes import iaf, maf, nice, planar_flow, real_nvp
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MADE",
+    "MLP",
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "Chain",
+    "Flow",
+    "FlowModel",
+    "InverseAutoregressive",
+    "Invert",
+    "Logit",
+    "MaskedAutoregressive",
+    "Permute",
+    "Planar",
+    "Scaling",
+    "Standardize",
+    "iaf",
+    "maf",
+    "nice",
+    "planar_flow",
+    "real_nvp",
+]

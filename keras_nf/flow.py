@@ -1,0 +1,405 @@
+"""The contract of a flow: one object that is a Keras layer and a TFP bijector."""
+
+import functools
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras import ops
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+from keras_nf.distribution import FlowDistribution
+
+__all__ = ["Flow"]
+
+
+class _NoCache:
+    """Stands in for TFP's bijector cache and remembers nothing.
+
+    TFP keys its cache by tensor identity and knows nothing of weights, so a value computed before
+    a training step would be combined with a log-determinant computed after it.
+    """
+
+    def __init__(self, flow=None):
+        self._flow = flow
+
+    def __get__(self, flow, owner=None):
+        return _NoCache(flow)
+
+    def forward(self, x, **kwargs):
+        return self._flow._forward(x, **kwargs)
+
+    def inverse(self, y, **kwargs):
+        return self._flow._inverse(y, **kwargs)
+
+    def forward_attributes(self, x, **kwargs):
+        return {}
+
+    def inverse_attributes(self, y, **kwargs):
+        return {}
+
+
+class _KnownLogDet:
+    """A bijector of which only the log-determinant at one point is asked, and known."""
+
+    def __init__(self, log_det):
+        self._log_det = log_det
+
+    def forward_log_det_jacobian(self, x, event_ndims=1):
+        extra_axes = list(range(-(event_ndims - 1), 0))
+        return tf.reduce_sum(self._log_det, axis=extra_axes) if extra_axes else self._log_det
+
+
+def _prepared(method):
+    """Check, build and broadcast before a flow's own `forward_` or `inverse_and_log_det`."""
+
+    @functools.wraps(method)
+    def wrapper(self, x, condition=None):
+        return method(self, *self._prepare(x, condition))
+
+    return wrapper
+
+
+class Flow(tfb.Bijector, keras.layers.Layer):
+    """Base class of every flow: an invertible map x = f(z) with a known log-determinant.
+
+    A flow is a Keras layer (`flow(z)` runs `forward`; it trains in any Keras model) and a
+    `tfp.bijectors.Bijector` (it can be used in `tfd.TransformedDistribution`, `tfb.Chain` and
+    `tfb.Invert`). `forward` maps the base to the data, `inverse` the data to the base.
+
+    To write a flow, subclass `Flow` and implement
+
+    - `forward_and_log_det(x, condition=None) -> (y, log_det)`, with log_det = log|det dy/dx|;
+    - `inverse_and_log_det(y, condition=None) -> (x, log_det)`, with log_det = log|det dx/dy|;
+    - `build(inputs_shape, condition_shape=None)`, when there are weights, starting with
+      `super().build(inputs_shape, condition_shape)`, which sets `event_size`, `condition_size`;
+    - `get_config()`, when `__init__` takes arguments.
+
+    The rest follows. Before either method runs, its arguments are converted to the variable dtype
+    and checked, an unbuilt flow is built, and, where `uses_condition` is true, `x` and
+    `condition` are broadcast to a common batch shape. Both methods must accept any number of
+    leading batch axes, also none, and return a log-determinant of the full batch shape.
+
+    Networks may compute in a lower precision (set `dtype="mixed_float16"` or a global policy);
+    the flow's own arithmetic and its log-determinants stay in the variable dtype.
+
+    Args:
+      event_size: size of the last axis of the inputs; `None` leaves it to the first call.
+      is_constant_jacobian: whether the map is affine, so that means and entropies of a
+        transformed distribution are known in closed form.
+      validate_args: whether to stop on NaN or infinite inputs, with an
+        `tf.errors.InvalidArgumentError`. The check is an assertion in the graph, which XLA cannot
+        run, so that Keras does not compile a model that holds such a flow with XLA on its own.
+      **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
+
+    Call arguments:
+      inputs: floating-point tensor of shape `(..., event_size)`.
+      condition: `None`, or a tensor of shape `(..., condition_size)` that broadcasts against the
+        batch. Flows without a network ignore it.
+      return_log_det: whether to return `(y, log_det)` instead of `y`.
+
+    Raises:
+      ValueError: if an input has the wrong rank, size or dtype, or a condition is missing,
+        unexpected or of the wrong size.
+
+    Example:
+
+    >>> import numpy as np, keras, keras_nf
+    >>> from keras import ops
+    >>> class Shear(keras_nf.Flow):
+    ...     def forward_and_log_det(self, x, condition=None):
+    ...         first, second = ops.split(x, 2, axis=-1)
+    ...         y = ops.concatenate([first, second + first**2], axis=-1)
+    ...         return y, ops.zeros_like(x[..., 0])
+    ...     def inverse_and_log_det(self, y, condition=None):
+    ...         first, second = ops.split(y, 2, axis=-1)
+    ...         x = ops.concatenate([first, second - first**2], axis=-1)
+    ...         return x, ops.zeros_like(y[..., 0])
+    >>> shear = Shear()
+    >>> y = shear(np.array([[2.0, 1.0]], "float32"))
+    >>> np.asarray(y).tolist()
+    [[2.0, 5.0]]
+    >>> np.asarray(shear.inverse(y)).tolist()
+    [[2.0, 1.0]]
+    """
+
+    _cache = _NoCache()
+
+    # `tf.Module` collects `tf.Variable`s from attributes; Keras's own lists are the truth.
+    variables = keras.layers.Layer.variables
+    trainable_variables = keras.layers.Layer.trainable_variables
+    non_trainable_variables = keras.layers.Layer.non_trainable_variables
+
+    # TFP compares bijectors by hyper-parameters; two flows with equal ones have their own weights.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    __repr__ = keras.layers.Layer.__repr__
+    __str__ = keras.layers.Layer.__str__
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in ("forward_and_log_det", "inverse_and_log_det"):
+            if name in vars(cls):
+                setattr(cls, name, _prepared(vars(cls)[name]))
+
+    def __init__(
+        self, *, event_size=None, is_constant_jacobian=False, validate_args=False, **kwargs
+    ):
+        keras.layers.Layer.__init__(self, **kwargs)
+        tfb.Bijector.__init__(
+            self,
+            forward_min_event_ndims=1,
+            is_constant_jacobian=is_constant_jacobian,
+            validate_args=validate_args,
+            name=self.name,
+        )
+        self.event_size = event_size
+        self.condition_size = None
+        if validate_args:
+            self.supports_jit = False
+
+    @property
+    def name(self):
+        """Name of the layer and of the bijector."""
+        return self._keras_name
+
+    @name.setter
+    def name(self, value):
+        self._keras_name = value
+
+    @property
+    def dtype(self):
+        """Dtype of the weights, the inputs and the outputs, a `tf.DType` (equal to its name)."""
+        return tf.as_dtype(self.variable_dtype)
+
+    @property
+    def input_dtype(self):
+        return self.variable_dtype
+
+    @property
+    def uses_condition(self):
+        """Whether a `condition` changes what the flow computes."""
+        return False
+
+    @property
+    def output(self):
+        """Output of the first symbolic call that returned the most tensors."""
+        # Keras sizes every call in a functional graph by this one; calls with and without
+        # `return_log_det` differ.
+        calls = range(len(self._inbound_nodes))
+        index = max(calls, key=lambda i: len(self._inbound_nodes[i].outputs), default=0)
+        return self._get_node_attribute_at_index(index, "output_tensors", "output")
+
+    def add_weight(self, *args, autocast=False, **kwargs):
+        return super().add_weight(*args, autocast=autocast, **kwargs)
+
+    def build(self, inputs_shape, condition_shape=None):
+        if len(inputs_shape) == 0 or inputs_shape[-1] is None:
+            raise ValueError(
+                f"{self._title} needs inputs of shape (..., event_size) with a known last axis. "
+                f"Received: shape {tuple(inputs_shape)}."
+            )
+        if self.event_size not in (None, inputs_shape[-1]):
+            raise ValueError(
+                f"{self._title} was made for events of size {self.event_size}. Received: inputs of "
+                f"shape {tuple(inputs_shape)}."
+            )
+        if self.uses_condition and condition_shape is not None:
+            if len(condition_shape) == 0 or condition_shape[-1] is None:
+                raise ValueError(
+                    f"{self._title} needs a condition of shape (..., condition_size) with a known "
+                    f"last axis. Received: shape {tuple(condition_shape)}."
+                )
+            self.condition_size = int(condition_shape[-1])
+        self.event_size = int(inputs_shape[-1])
+
+    def _constant_log_det(self, x, value):
+        """Give a log-determinant that does not depend on `x` the full batch shape."""
+        return ops.zeros_like(x[..., 0]) + value
+
+    def _sum_log_det(self, x, log_derivatives):
+        """Sum the log-derivatives of an elementwise map; `None` stands for zeros."""
+        if log_derivatives is None:
+            return self._constant_log_det(x, 0.0)
+        return ops.sum(log_derivatives, axis=-1)
+
+    def _post_build(self):
+        super()._post_build()
+        # TFP's `dist.trainable_variables` finds `tf.Variable`s among the attributes of modules.
+        self._tf_variables = self._no_dependency([v._value for v in self.variables])
+
+    @property
+    def _title(self):
+        return f"{type(self).__name__} '{self.name}'"
+
+    def _prepare(self, x, condition):
+        """Convert, check, build, broadcast: what every direction needs before it can run."""
+        x = self._to_tensor(x, "inputs", "event_size")
+        if condition is not None and self.uses_condition:
+            condition = self._to_tensor(condition, "a condition", "condition_size")
+        else:
+            condition = None
+        if not self.built:
+            self.build(
+                (None, *x.shape[-1:]), None if condition is None else (None, *condition.shape[-1:])
+            )
+        self._check_sizes(x, condition)
+        if self.validate_args:
+            x = tf.debugging.assert_all_finite(
+                x,
+                f"{self._title} received NaN or infinite inputs; remove or impute those rows",
+            )
+        if condition is not None:
+            x, condition = _broadcast_batch(x, condition)
+        return x, condition
+
+    def _to_tensor(self, value, what, size_name):
+        if isinstance(value, keras.KerasTensor):
+            raise ValueError(
+                f"{self._title} received a symbolic Keras tensor outside of `call`. Call the flow "
+                "itself (`flow(x)` or `flow(x, return_log_det=True)`), or `keras_nf.Invert(flow)` "
+                "for the inverse direction."
+            )
+        value = tf.convert_to_tensor(value)
+        if not value.dtype.is_floating:
+            raise ValueError(
+                f"{self._title} needs floating-point {what}. Received: dtype {value.dtype.name}. "
+                "Cast continuous data to float; dequantize discrete data (add uniform noise), "
+                "since counts have no density."
+            )
+        if value.shape.rank == 0:
+            raise ValueError(
+                f"{self._title} needs {what} of shape (..., {size_name}). Received: a scalar. "
+                "Add an axis for the event, also when it has a single component."
+            )
+        return ops.cast(value, self.variable_dtype)
+
+    def _check_sizes(self, x, condition):
+        if x.shape.rank is not None and x.shape[-1] not in (None, self.event_size):
+            raise ValueError(
+                f"{self._title} was built for inputs of shape (..., {self.event_size}). Received: "
+                f"shape {tuple(x.shape)}. Pass events of that size, or make a new flow."
+            )
+        self._check_condition(condition)
+        if condition is None:
+            return
+        try:
+            tf.broadcast_static_shape(x.shape[:-1], condition.shape[:-1])
+        except ValueError:
+            raise ValueError(
+                f"{self._title} needs a condition whose leading axes broadcast against the batch. "
+                f"Received: inputs of shape {tuple(x.shape)} and a condition of shape "
+                f"{tuple(condition.shape)}."
+            ) from None
+
+    def _check_condition(self, condition):
+        if not self.uses_condition:
+            return
+        if condition is None and self.condition_size is not None:
+            raise ValueError(
+                f"{self._title} was built with a condition of size {self.condition_size} and "
+                "needs it in every call. Pass `condition=` with shape "
+                f"(..., {self.condition_size})."
+            )
+        if condition is not None and self.condition_size is None:
+            raise ValueError(
+                f"{self._title} was built without a condition, but received one of shape "
+                f"{tuple(condition.shape)}. Leave it out, or make a new flow and pass the "
+                "condition in its first call."
+            )
+        if condition is None:
+            return
+        if condition.shape.rank is not None and condition.shape[-1] != self.condition_size:
+            raise ValueError(
+                f"{self._title} was built for a condition of shape (..., {self.condition_size}). "
+                f"Received: shape {tuple(condition.shape)}."
+            )
+
+    def forward_and_log_det(self, x, condition=None):
+        """Return y = f(x), of the shape of `x`, and log|det dy/dx|, of its batch shape, in nats."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `forward_and_log_det`.")
+
+    def inverse_and_log_det(self, y, condition=None):
+        """Return x = f^{-1}(y), of the shape of `y`, and log|det dx/dy|, in nats."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `inverse_and_log_det`.")
+
+    def call(self, inputs, condition=None, return_log_det=False):
+        y, log_det = self.forward_and_log_det(inputs, condition)
+        return (y, log_det) if return_log_det else y
+
+    def compute_output_shape(self, inputs_shape, condition_shape=None):
+        if condition_shape is None or not self.uses_condition:
+            return tuple(inputs_shape)
+        batch_shape = tf.broadcast_static_shape(
+            tf.TensorShape(inputs_shape[:-1]), tf.TensorShape(condition_shape[:-1])
+        )
+        return (*batch_shape, inputs_shape[-1])
+
+    def compute_output_spec(self, *args, **kwargs):
+        # Trace `call`, for its checks and dtypes, as Keras does where no output shape is defined.
+        return super(keras.layers.Layer, self).compute_output_spec(*args, **kwargs)
+
+    def __call__(self, inputs, *args, **kwargs):
+        if isinstance(inputs, tfd.Distribution):
+            return FlowDistribution(inputs, self, *args, **kwargs)
+        if isinstance(inputs, tfb.Bijector):
+            return tfb.Bijector.__call__(self, inputs, *args, **kwargs)
+        return keras.layers.Layer.__call__(self, inputs, *args, **kwargs)
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    def _forward(self, x, condition=None):
+        return self.forward_and_log_det(x, condition)[0]
+
+    def _forward_log_det_jacobian(self, x, condition=None):
+        return self.forward_and_log_det(x, condition)[1]
+
+    def _inverse(self, y, condition=None):
+        x, log_det = self.inverse_and_log_det(y, condition)
+        # `tfd.TransformedDistribution.log_prob` asks for the value, then at once for its density
+        # correction. The tensor itself carries the answer from one to the other.
+        x._keras_nf_inverse_log_det = log_det
+        return x
+
+    def _inverse_log_det_jacobian(self, y, condition=None):
+        return self.inverse_and_log_det(y, condition)[1]
+
+    def experimental_compute_density_correction(
+        self, x, tangent_space, backward_compat=False, **kwargs
+    ):
+        log_det = vars(x).pop("_keras_nf_inverse_log_det", None) if tf.is_tensor(x) else None
+        is_full_space = isinstance(tangent_space, tfp.experimental.tangent_spaces.FullSpace)
+        if log_det is None or not is_full_space:
+            return super().experimental_compute_density_correction(
+                x, tangent_space, backward_compat=backward_compat, **kwargs
+            )
+        kwargs.pop("condition", None)
+        return tangent_space.transform_dimension_preserving(x, _KnownLogDet(-log_det), **kwargs)
+
+    def get_config(self):
+        config = keras.layers.Layer.get_config(self)
+        return {**config, "event_size": self.event_size, "validate_args": self.validate_args}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**keras.saving.deserialize_keras_object(config))
+
+
+def _broadcast_batch(x, condition):
+    """Broadcast the leading axes of two tensors against each other."""
+    if x.shape[:-1].is_fully_defined() and x.shape[:-1] == condition.shape[:-1]:
+        return x, condition
+    batch_shape = tf.broadcast_dynamic_shape(tf.shape(x)[:-1], tf.shape(condition)[:-1])
+    static_shape = tf.broadcast_static_shape(x.shape[:-1], condition.shape[:-1])
+
+    def broadcast(value):
+        size = value.shape[-1:]
+        value = tf.broadcast_to(value, tf.concat([batch_shape, size], axis=0))
+        value.set_shape(static_shape.concatenate(size))
+        return value
+
+    return broadcast(x), broadcast(condition)

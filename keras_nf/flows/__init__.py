@@ -1,0 +1,25 @@
+"""The flows, one file for each flow or scheme."""
+
+from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
+from keras_nf.flows.chain import Chain
+from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
+from keras_nf.flows.invert import Invert
+from keras_nf.flows.logit import Logit
+from keras_nf.flows.permute import Permute
+from keras_nf.flows.planar import Planar
+from keras_nf.flows.scaling import Scaling
+from keras_nf.flows.standardize import Standardize
+
+__all__ = [
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "Chain",
+    "InverseAutoregressive",
+    "Invert",
+    "Logit",
+    "MaskedAutoregressive",
+    "Permute",
+    "Planar",
+    "Scaling",
+    "Standardize",
+]

@@ -1,0 +1,231 @@
+"""Coupling flows: one part of the event parameterizes a map of the other."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_nf.elementwise import Affine, Shift
+from keras_nf.flow import Flow
+from keras_nf.networks.masks import check_partition, partition
+from keras_nf.networks.mlp import MLP, apply_network
+from keras_nf.permutation import draw_seed, invert_permutation, permute
+
+__all__ = ["AdditiveCoupling", "AffineCoupling"]
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+class Coupling(Flow):
+    """Coupling scheme for any elementwise map.
+
+    x_kept = z_kept and x_rest = map(z_rest; network(z_kept, condition)). Both directions cost one
+    evaluation of the network. `AdditiveCoupling` and `AffineCoupling` fix the map.
+
+    Args:
+      elementwise: the map of the transformed components; see `keras_nf.elementwise`.
+      mask: which components are kept: `"half"` (the first half), `"alternating"` (every other
+        one, a checkerboard), `"random"`, or one boolean per component, true for those kept.
+      swap: whether to exchange the kept and the transformed components.
+      seed: seed of the random mask; drawn, and kept in the config, when `None`.
+      conditioner: any Keras network from `(batch, kept size)`, or with a condition
+        `(batch, kept size + condition_size)`, to `(batch, parameters * transformed size)`, all
+        components of the first parameter first. By default an `MLP`, whose last layer starts at
+        zero, so that the flow starts as the identity.
+      hidden_units: width of each hidden layer of the default network.
+      activation: activation of the default network.
+      **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+    """
+
+    def __init__(
+        self,
+        elementwise,
+        *,
+        mask="half",
+        swap=False,
+        seed=None,
+        conditioner=None,
+        hidden_units=(64, 64),
+        activation="relu",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.elementwise = elementwise
+        self.mask = check_partition(mask)
+        self.swap = bool(swap)
+        self.seed = draw_seed() if seed is None and mask == "random" else seed
+        self.hidden_units = tuple(hidden_units)
+        self.activation = activation
+        self._has_own_network = conditioner is None
+        if conditioner is None:
+            conditioner = MLP(
+                hidden_units, activation=activation, dtype=self.dtype_policy, name="conditioner"
+            )
+        elif not callable(conditioner):
+            raise ValueError(
+                f"`conditioner` must be a Keras layer or model. Received: {conditioner!r}."
+            )
+        self.conditioner = conditioner
+
+    @property
+    def uses_condition(self):
+        return True
+
+    def build(self, inputs_shape, condition_shape=None):
+        super().build(inputs_shape, condition_shape)
+        kept = partition(self.mask, self.event_size, self.swap, self.seed)
+        self._order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
+        self._kept_size = int(kept.sum())
+        units = self.elementwise.parameters * (self.event_size - self._kept_size)
+        if self._has_own_network:
+            self.conditioner.units = units
+        network_shape = (None, self._kept_size + (self.condition_size or 0))
+        if not self.conditioner.built:
+            self.conditioner.build(network_shape)
+        output_shape = tuple(self.conditioner.compute_output_shape(network_shape))
+        if output_shape != (None, units):
+            raise ValueError(
+                f"The conditioner of {self._title} must map (batch, {network_shape[1]}) to "
+                f"(batch, {units}): {self.elementwise.parameters} parameter(s) for each of the "
+                f"{self.event_size - self._kept_size} transformed components. Its output has "
+                f"shape {output_shape}. End it with keras.layers.Dense({units})."
+            )
+
+    def _split(self, x):
+        return ops.split(permute(x, self._order), [self._kept_size], axis=-1)
+
+    def _merge(self, kept, rest, log_det):
+        y = ops.concatenate([kept, rest], axis=-1)
+        return permute(y, invert_permutation(self._order)), self._sum_log_det(y, log_det)
+
+    def _parameters_of(self, kept, condition):
+        inputs = kept if condition is None else ops.concatenate([kept, condition], axis=-1)
+        parameters = ops.cast(apply_network(self.conditioner, inputs), self.variable_dtype)
+        return ops.split(parameters, self.elementwise.parameters, axis=-1)
+
+    def forward_and_log_det(self, x, condition=None):
+        kept, rest = self._split(x)
+        rest, log_det = self.elementwise.forward(rest, *self._parameters_of(kept, condition))
+        return self._merge(kept, rest, log_det)
+
+    def inverse_and_log_det(self, y, condition=None):
+        kept, rest = self._split(y)
+        rest, log_det = self.elementwise.inverse(rest, *self._parameters_of(kept, condition))
+        return self._merge(kept, rest, log_det)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "elementwise": serialize(self.elementwise),
+            "mask": self.mask,
+            "swap": self.swap,
+            "seed": self.seed,
+            "conditioner": None if self._has_own_network else serialize(self.conditioner),
+            "hidden_units": self.hidden_units,
+            "activation": keras.activations.serialize(keras.activations.get(self.activation)),
+        }
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+class AdditiveCoupling(Coupling):
+    """Additive coupling layer of NICE.
+
+    x_kept = z_kept and x_rest = z_rest + m(z_kept), with log|det dx/dz| = 0. Both directions cost
+    one evaluation of the network m. Volume is preserved; combine with `Scaling`.
+
+    Args:
+      mask: which components are kept: `"half"` (the first half), `"alternating"` (every other
+        one, a checkerboard), `"random"`, or one boolean per component, true for those kept.
+      swap: whether to exchange the kept and the transformed components.
+      seed: seed of the random mask; drawn, and kept in the config, when `None`.
+      conditioner: any Keras network from `(batch, kept size)`, or with a condition
+        `(batch, kept size + condition_size)`, to `(batch, transformed size)`. By default an
+        `MLP`, whose last layer starts at zero, so that the flow starts as the identity.
+      hidden_units: width of each hidden layer of the default network.
+      activation: activation of the default network.
+      **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+
+    Call arguments:
+      condition: tensor of shape `(..., condition_size)`, concatenated to the network's input.
+
+    Input shape: `(..., event_size)`, with `event_size >= 2`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: if the mask keeps or transforms nothing or has another size than the event, or
+        the network's output has the wrong size.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> coupling = keras_nf.AdditiveCoupling(mask=[True, False, True])
+    >>> coupling(np.zeros((5, 3), "float32")).shape
+    TensorShape([5, 3])
+
+    References:
+      Laurent Dinh, David Krueger, Yoshua Bengio. NICE: Non-linear Independent Components
+      Estimation. 2014. arXiv:1410.8516
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(Shift(), **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["elementwise"]
+        return config
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+class AffineCoupling(Coupling):
+    """Affine coupling layer of Real NVP.
+
+    x_kept = z_kept and x_rest = z_rest exp(s(z_kept)) + t(z_kept), with log|det dx/dz| = sum s.
+    One network gives t and a raw r, and s = r / (1 + |r| / bound) is softly bounded. Both
+    directions cost one evaluation of the network.
+
+    Args:
+      mask: which components are kept: `"half"` (the first half), `"alternating"` (every other
+        one, a checkerboard), `"random"`, or one boolean per component, true for those kept.
+      swap: whether to exchange the kept and the transformed components.
+      seed: seed of the random mask; drawn, and kept in the config, when `None`.
+      conditioner: any Keras network from `(batch, kept size)`, or with a condition
+        `(batch, kept size + condition_size)`, to `(batch, 2 * transformed size)`: t first, then
+        r. By default an `MLP`, whose last layer starts at zero, so that the flow starts as the
+        identity.
+      hidden_units: width of each hidden layer of the default network.
+      activation: activation of the default network.
+      log_scale_bound: largest |s|, in nats; `None` for no bound (s = r).
+      **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+
+    Call arguments:
+      condition: tensor of shape `(..., condition_size)`, concatenated to the network's input.
+
+    Input shape: `(..., event_size)`, with `event_size >= 2`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: if the mask keeps or transforms nothing or has another size than the event, or
+        the network's output has the wrong size.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_nf
+    >>> network = keras.Sequential([keras.layers.Dense(16, "tanh"), keras.layers.Dense(4)])
+    >>> coupling = keras_nf.AffineCoupling(mask="alternating", conditioner=network)
+    >>> coupling(np.zeros((5, 4), "float32")).shape
+    TensorShape([5, 4])
+
+    References:
+      Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density Estimation using Real NVP. 2016.
+      arXiv:1605.08803
+    """
+
+    def __init__(self, *, log_scale_bound=7.0, **kwargs):
+        super().__init__(Affine(log_scale_bound), **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["elementwise"]
+        return {**config, "log_scale_bound": self.elementwise.log_scale_bound}

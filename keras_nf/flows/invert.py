@@ -1,0 +1,66 @@
+"""Invert: a flow with its directions swapped."""
+
+import keras
+
+from keras_nf.flow import Flow
+
+__all__ = ["Invert"]
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+class Invert(Flow):
+    """Inverse of a flow.
+
+    x = f^{-1}(z): `forward` runs the flow's `inverse` and the reverse, at the same costs.
+
+    Args:
+      flow: the flow to invert.
+      **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+        The dtype is the flow's unless given.
+
+    Input shape: `(..., event_size)`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: if `flow` is not a flow.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> logit = keras_nf.Invert(keras_nf.Logit())
+    >>> np.asarray(logit(np.array([[0.5]], "float32"))).tolist()
+    [[0.0]]
+    """
+
+    def __init__(self, flow, **kwargs):
+        if not isinstance(flow, Flow):
+            raise ValueError(
+                f"`flow` must be a keras_nf flow. Received: {flow!r}. Use tfb.Invert for other TFP "
+                "bijectors."
+            )
+        kwargs.setdefault("dtype", flow.dtype_policy)
+        super().__init__(is_constant_jacobian=flow.is_constant_jacobian, **kwargs)
+        self.flow = flow
+
+    @property
+    def uses_condition(self):
+        return self.flow.uses_condition
+
+    @property
+    def _is_permutation(self):
+        return self.flow._is_permutation
+
+    def build(self, inputs_shape, condition_shape=None):
+        super().build(inputs_shape, condition_shape)
+        if not self.flow.built:
+            self.flow.build(inputs_shape, condition_shape)
+
+    def forward_and_log_det(self, x, condition=None):
+        return self.flow.inverse_and_log_det(x, condition)
+
+    def inverse_and_log_det(self, y, condition=None):
+        return self.flow.forward_and_log_det(y, condition)
+
+    def get_config(self):
+        return {**super().get_config(), "flow": keras.saving.serialize_keras_object(self.flow)}

@@ -1,0 +1,332 @@
+"""FlowModel: a density that trains with `fit`."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+from tensorflow_probability import distributions as tfd
+
+from keras_nf.flow import Flow
+from keras_nf.permutation import draw_seed
+
+__all__ = ["FlowModel"]
+
+
+def _normal(zeros):
+    return tfd.Normal(zeros, tf.ones_like(zeros))
+
+
+def _uniform(zeros):
+    return tfd.Uniform(zeros, tf.ones_like(zeros))
+
+
+def _logistic(zeros):
+    return tfd.Logistic(zeros, tf.ones_like(zeros))
+
+
+_BASES = {"normal": _normal, "uniform": _uniform, "logistic": _logistic}
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+def negative_log_likelihood(y_true, y_pred):
+    """Loss of a model that returns log-densities; there are no targets."""
+    return -y_pred
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+class FlowModel(keras.Model):
+    """Density model of a flow and a base: x = f(z), z ~ base, trained by maximum likelihood.
+
+    log p(x) = log p_base(f^{-1}(x)) + log|det df^{-1}/dx|, in nats. `fit` minimizes the mean of
+    -log p(x), which is the loss that it reports. `model(x)` and `predict` return log p(x), of
+    shape `(batch,)`.
+
+    `fit`, `evaluate` and `predict` take x, of shape `(batch, event_size)`, as an array or a
+    `tf.data.Dataset`; a conditional density takes `{"x": x, "condition": c}`. There are no
+    targets. Sample weights go beside x as usual: `fit(x, sample_weight=w)`, and in a dataset as
+    `(x, w, w)`, the second entry being ignored. Metrics are called with the data as `y_true` and
+    the log-densities as `y_pred`. Latents are `model.flow.inverse(x)`.
+
+    Args:
+      flow: the flow, or a `Chain` of flows.
+      base: distribution of z: `"normal"` (standard normal), `"uniform"` (on [0, 1]),
+        `"logistic"` (standard logistic), or a function of `event_size` that returns a
+        `tfd.Distribution` with event shape `(event_size,)`. Register the function with
+        `keras.saving.register_keras_serializable` so that the model can be saved.
+      **kwargs: `name`, `dtype` (the flow's unless given) and `trainable`, as for any Keras model.
+
+    Raises:
+      ValueError: if the flow is no flow or the base is unknown; on targets; on a condition that
+        no part of the flow uses.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> x = np.random.default_rng(0).normal(3.0, 1.0, size=(256, 2)).astype("float32")
+    >>> model = keras_nf.FlowModel(keras_nf.maf(event_size=2, hidden_units=(16,)))
+    >>> model.compile("adam")
+    >>> history = model.fit(x, epochs=1, verbose=0)
+    >>> model.log_prob(x).shape, model.sample(3, seed=0).shape
+    (TensorShape([256]), TensorShape([3, 2]))
+    """
+
+    def __init__(self, flow, base="normal", **kwargs):
+        if not isinstance(flow, Flow):
+            raise ValueError(
+                f"`flow` must be a keras_nf flow. Received: {flow!r}. Put several into "
+                "keras_nf.Chain([...])."
+            )
+        if not callable(base) and base not in _BASES:
+            raise ValueError(
+                f"`base` must be one of {', '.join(map(repr, _BASES))} or a function of event_size "
+                f"that returns a tfd.Distribution. Received: {base!r}."
+            )
+        kwargs.setdefault("dtype", flow.dtype_policy)
+        super().__init__(**kwargs)
+        self.flow = flow
+        self.base = base
+        self._compiled_sample = None
+
+    @property
+    def input_dtype(self):
+        return self.variable_dtype
+
+    def build(self, inputs_shape):
+        x_shape, condition_shape = _unpack(inputs_shape)
+        if not self.flow.built:
+            self.flow.build(x_shape, condition_shape)
+
+    def compile(self, optimizer="adam", *, loss=None, **kwargs):
+        """Configure training: `keras.Model.compile` without a loss.
+
+        Args:
+          optimizer: optimizer or its name.
+          loss: must stay `None`; the loss is the mean negative log-likelihood.
+          **kwargs: the other arguments of `keras.Model.compile`.
+
+        Raises:
+          ValueError: if a loss is given.
+        """
+        if loss is not None:
+            raise ValueError(
+                "FlowModel trains by maximum likelihood and takes no loss. Received: "
+                f"loss={loss!r}. Leave it out, or put the flow into a keras.Model of your own."
+            )
+        super().compile(optimizer, loss=negative_log_likelihood, **kwargs)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {name: value for name, value in config.items() if name != "loss"}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def summary(self, *args, expand_nested=True, **kwargs):
+        return super().summary(*args, expand_nested=expand_nested, **kwargs)
+
+    def call(self, inputs):
+        x, condition = _unpack(inputs)
+        x = self.flow._to_tensor(x, "inputs", "event_size")
+        self._check_condition(condition)
+        return self.distribution.log_prob(x, condition=condition)
+
+    def _check_condition(self, condition):
+        if condition is not None and not self.flow.uses_condition:
+            raise ValueError(
+                f"No part of {self.flow._title} uses a condition, but one was given. Leave it out, "
+                "or use flows with networks (couplings, autoregressive flows)."
+            )
+
+    @property
+    def distribution(self):
+        """The density as a `tfd.TransformedDistribution`, built anew at each access."""
+        size = self.flow.event_size
+        if size is None:
+            raise ValueError(
+                f"The event size of {self.flow._title} is not known yet. Build the model first: "
+                "model.build((None, event_size)), or fit it."
+            )
+        if not callable(self.base):
+            zeros = tf.zeros((size,), self.flow.dtype)
+            return self.flow(tfd.Independent(_BASES[self.base](zeros), 1))
+        base = self.base(size)
+        if not isinstance(base, tfd.Distribution) or base.event_shape != (size,):
+            raise ValueError(
+                f"The base function must return a tfd.Distribution with event shape ({size},). "
+                f"Received: {base!r}."
+            )
+        return self.flow(base)
+
+    def log_prob(self, x, condition=None):
+        """Log-density in nats.
+
+        Args:
+          x: data of shape `(..., event_size)`.
+          condition: `None`, or a tensor of shape `(..., condition_size)` that broadcasts against
+            the batch.
+
+        Returns:
+          Tensor of shape `(...)`.
+
+        Raises:
+          ValueError: on a wrong size or dtype, or a missing or unexpected condition.
+        """
+        x = self.flow._to_tensor(x, "inputs", "event_size")
+        if condition is None:
+            return self(x)
+        condition = self.flow._to_tensor(condition, "a condition", "condition_size")
+        return self({"x": x, "condition": condition})
+
+    def sample(self, n, condition=None, seed=None):
+        """Draw from the model.
+
+        The computation is compiled once for each `n` and shape of the condition.
+
+        Args:
+          n: number of draws, an integer.
+          condition: `None`, or a tensor of shape `(..., condition_size)`; each of its rows gets
+            `n` draws of its own.
+          seed: integer, or two of them, which fix the draws; `None` draws a seed, which
+            `keras.utils.set_random_seed` makes reproducible.
+
+        Returns:
+          Tensor of shape `(n, event_size)`, or `(n, ..., event_size)` with a condition.
+
+        Raises:
+          ValueError: if `n` is negative or no integer, or on a missing or unexpected condition.
+        """
+        if not (hasattr(n, "__index__") and n >= 0):
+            raise ValueError(f"`n` must be a whole number, at least 0. Received: {n!r}.")
+        self._check_condition(condition)
+        if condition is not None:
+            condition = self.flow._to_tensor(condition, "a condition", "condition_size")
+        if self.flow.built:
+            self.flow._check_condition(condition)
+        if self._compiled_sample is None:
+            jit_compile = all(layer.supports_jit for layer in self._flatten_layers())
+            function = tf.function(self._sample, jit_compile=jit_compile)
+            # In a plain function, so that an export does not take the traces for endpoints.
+            self._compiled_sample = lambda *args: function(*args)
+        return self._compiled_sample(int(n), condition, _two_seeds(seed))
+
+    def _sample(self, n, condition, seed):
+        return self.distribution.sample(n, seed=seed, condition=condition)
+
+    def fit(self, x=None, y=None, *, sample_weight=None, validation_data=None, **kwargs):
+        """Train by maximum likelihood: `keras.Model.fit` without targets.
+
+        Args:
+          x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
+          y: must stay `None`.
+          sample_weight: weight of each row's -log p(x).
+          validation_data: data like `x`, or `(x, None, sample_weight)`.
+          **kwargs: the other arguments of `keras.Model.fit`.
+
+        Returns:
+          A `keras.callbacks.History`.
+
+        Raises:
+          ValueError: on targets.
+        """
+        if isinstance(validation_data, tuple):
+            x_val, y_val, weight_val = (*validation_data, None, None)[:3]
+            validation_data = (x_val, _placeholder(y_val, weight_val), weight_val)
+        return super().fit(
+            x,
+            _placeholder(y, sample_weight),
+            sample_weight=sample_weight,
+            validation_data=validation_data,
+            **kwargs,
+        )
+
+    def evaluate(self, x=None, y=None, *, sample_weight=None, **kwargs):
+        """Return the mean of -log p(x), in nats: `keras.Model.evaluate` without targets.
+
+        Args:
+          x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
+          y: must stay `None`.
+          sample_weight: weight of each row's -log p(x).
+          **kwargs: the other arguments of `keras.Model.evaluate`.
+
+        Returns:
+          The loss, or with metrics a list, or with `return_dict=True` a dictionary.
+
+        Raises:
+          ValueError: on targets.
+        """
+        # `fit` evaluates its validation data, which has passed `fit`'s own check, with this flag.
+        if not kwargs.get("_use_cached_eval_dataset"):
+            y = _placeholder(y, sample_weight)
+        return super().evaluate(x, y, sample_weight=sample_weight, **kwargs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if y is not None and sample_weight is None:
+            raise ValueError(_NO_TARGETS)
+        return super().compute_loss(x, y_pred, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, _unpack(x)[0], y_pred, sample_weight)
+
+    def get_config(self):
+        if callable(self.base) and keras.saving.get_registered_name(self.base) == getattr(
+            self.base, "__name__", None
+        ):
+            raise ValueError(
+                f"The base {self.base!r} is not registered, so that a saved model could not be "
+                "loaded. Decorate the function with "
+                "@keras.saving.register_keras_serializable('your_package')."
+            )
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "flow": serialize(self.flow),
+            "base": serialize(self.base) if callable(self.base) else self.base,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+
+
+_NO_TARGETS = (
+    "FlowModel models the density of x and takes no targets. Received: y. For a conditional "
+    'density p(y | c) pass {"x": y, "condition": c} as x; sample weights in a dataset go third: '
+    "(x, w, w)."
+)
+
+
+def _unpack(inputs):
+    """Split what `fit` and `call` take, or its shapes, into the data and the condition."""
+    if not isinstance(inputs, dict):
+        if isinstance(inputs, (list, tuple)) and any(
+            isinstance(part, (list, tuple)) or hasattr(part, "shape") for part in inputs
+        ):
+            raise ValueError(
+                f"Expected one tensor, or a dictionary with 'x' and 'condition'. Received: "
+                f"{type(inputs).__name__} of {len(inputs)}."
+            )
+        return inputs, None
+    if "x" not in inputs or not set(inputs) <= {"x", "condition"}:
+        raise ValueError(
+            f"Expected a dictionary with 'x' and, optionally, 'condition'. Received: keys "
+            f"{sorted(inputs)}."
+        )
+    return inputs["x"], inputs.get("condition")
+
+
+def _placeholder(y, sample_weight):
+    """Keras drops sample weights that come without targets; the weights stand in for those."""
+    if y is not None:
+        raise ValueError(_NO_TARGETS)
+    return sample_weight
+
+
+def _two_seeds(seed):
+    """Return the seed as the pair of int32 that stateless random operations take."""
+    if seed is None:
+        return ops.convert_to_tensor([draw_seed(), draw_seed()], "int32")
+    if hasattr(seed, "__index__"):
+        seed = int(seed)
+        return ops.convert_to_tensor([(seed >> 31) & 0x7FFFFFFF, seed & 0x7FFFFFFF], "int32")
+    return ops.convert_to_tensor(seed, "int32")

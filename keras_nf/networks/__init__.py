@@ -1,0 +1,6 @@
+"""The networks that parameterize flows."""
+
+from keras_nf.networks.made import MADE
+from keras_nf.networks.mlp import MLP
+
+__all__ = ["MADE", "MLP"]

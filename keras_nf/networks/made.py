@@ -1,0 +1,101 @@
+"""MADE: a network whose i-th output sees only the inputs before i."""
+
+import keras
+from keras import ops
+
+from keras_nf.networks.masks import made_masks
+from keras_nf.networks.mlp import MLP
+from keras_nf.permutation import check_permutation, draw_seed, resolve_permutation
+
+__all__ = ["MADE"]
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+class MADE(MLP):
+    """Masked autoencoder for distribution estimation: an autoregressive multilayer perceptron.
+
+    h_k = activation((M_k * W_k) h_{k-1} + b_k): each kernel is multiplied by a constant 0/1 mask,
+    so that the outputs for a component have no path from it or from those after it in `order`.
+    The last layer starts at zero. The masks are not weights: they follow from the config.
+
+    With a `condition`, the first hidden layer also sees V c, unmasked.
+
+    Args:
+      hidden_units: width of each hidden layer; `()` for a masked linear map. A layer narrower
+        than `event_size - 1` is allowed, but each of its units then stands for several components.
+      parameters: number of outputs per component of the event.
+      activation: activation of the hidden layers, as in `keras.layers.Dense`.
+      order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
+        permutation of `range(event_size)`; component `order[0]` depends on no other.
+      seed: seed of the random order; drawn, and kept in the config, when `None`.
+      **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
+
+    Input shape: `(..., event_size)`; `condition`: `(..., condition_size)`.
+
+    Output shape: `(..., parameters * event_size)`, all components of the first parameter first.
+
+    Raises:
+      ValueError: if a width is not a positive integer, a conditional layer has no unit to spare
+        for the condition, or the order is no permutation.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> made = keras_nf.MADE((32, 32), parameters=2)
+    >>> made(np.zeros((5, 3), "float32")).shape
+    TensorShape([5, 6])
+
+    References:
+      Mathieu Germain, Karol Gregor, Iain Murray, Hugo Larochelle. MADE: Masked Autoencoder for
+      Distribution Estimation. 2015. arXiv:1502.03509
+    """
+
+    def __init__(
+        self,
+        hidden_units=(64, 64),
+        parameters=1,
+        *,
+        activation="relu",
+        order="sequential",
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(hidden_units, activation=activation, **kwargs)
+        self.parameters = parameters
+        self.order = check_permutation(order, "order")
+        self.seed = draw_seed() if seed is None and order == "random" else seed
+
+    def build(self, inputs_shape, condition_shape=None):
+        size = inputs_shape[-1]
+        order = resolve_permutation(self.order, size, self.seed, "order")
+        conditional = condition_shape is not None
+        self._masks = made_masks(order, self.hidden_units, self.parameters, conditional)
+        self.units = self.parameters * size
+        sizes = (size, *self.hidden_units, self.units)
+        self._add_dense_weights(sizes)
+        self._condition_kernel = None
+        if conditional:
+            self._condition_kernel = self.add_weight(
+                shape=(condition_shape[-1], sizes[1]),
+                initializer="glorot_uniform" if self.hidden_units else "zeros",
+                name="condition_kernel",
+            )
+
+    def call(self, inputs, condition=None):
+        h = inputs
+        last = len(self._kernels) - 1
+        for i, (kernel, mask, bias) in enumerate(zip(self._kernels, self._masks, self._biases)):
+            h = ops.matmul(h, kernel * ops.cast(mask, h.dtype)) + bias
+            if i == 0 and condition is not None:
+                h = h + ops.matmul(condition, self._condition_kernel)
+            if i < last:
+                h = self.activation(h)
+        return h
+
+    def compute_output_shape(self, inputs_shape, condition_shape=None):
+        return (*inputs_shape[:-1], self.parameters * inputs_shape[-1])
+
+    def get_config(self):
+        config = super().get_config()
+        del config["units"]
+        return {**config, "parameters": self.parameters, "order": self.order, "seed": self.seed}

@@ -1,0 +1,107 @@
+"""Multilayer perceptron: the default conditioner of couplings."""
+
+import itertools
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+__all__ = ["MLP"]
+
+
+def check_hidden_units(hidden_units):
+    units = tuple(hidden_units) if isinstance(hidden_units, (tuple, list)) else hidden_units
+    if not isinstance(units, tuple) or not all(
+        isinstance(u, int) and not isinstance(u, bool) and u > 0 for u in units
+    ):
+        raise ValueError(
+            "`hidden_units` must be a tuple of positive integers, one per hidden layer. "
+            f"Received: {hidden_units!r}."
+        )
+    return units
+
+
+def apply_network(network, x, **kwargs):
+    """Call a network on tensors of any rank, with all leading axes flattened into one."""
+    if x.shape.rank == 2:
+        return network(x, **kwargs)
+    batch_shape = tf.shape(x)[:-1]
+    static_shape = x.shape[:-1]
+    flat = {name: tf.reshape(value, (-1, value.shape[-1])) for name, value in kwargs.items()}
+    y = network(tf.reshape(x, (-1, x.shape[-1])), **flat)
+    size = y.shape[-1]
+    y = tf.reshape(y, tf.concat([batch_shape, [size]], axis=0))
+    y.set_shape(static_shape.concatenate(size))
+    return y
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+class MLP(keras.layers.Layer):
+    """Multilayer perceptron whose last layer starts at zero.
+
+    h_0 = x, h_k = activation(W_k h_{k-1} + b_k), y = W h_K + b, with W = 0 and b = 0 at first, so
+    that the flow that it parameterizes starts as the identity.
+
+    Args:
+      hidden_units: width of each hidden layer; `()` for a linear map.
+      units: size of the output. `None` leaves it to the flow that owns the network.
+      activation: activation of the hidden layers, as in `keras.layers.Dense`.
+      **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
+
+    Input shape: `(..., size)`.
+
+    Output shape: `(..., units)`.
+
+    Raises:
+      ValueError: if a width is not a positive integer, or `units` is unknown when built.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> mlp = keras_nf.MLP((32, 32), units=4)
+    >>> mlp(np.zeros((5, 3), "float32")).shape
+    TensorShape([5, 4])
+    """
+
+    def __init__(self, hidden_units=(64, 64), units=None, *, activation="relu", **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_units = check_hidden_units(hidden_units)
+        self.units = units
+        self.activation = keras.activations.get(activation)
+
+    def build(self, inputs_shape):
+        if self.units is None:
+            raise ValueError(
+                f"MLP '{self.name}' does not know the size of its output. Pass `units`, or give "
+                "the network to a flow, which sets it."
+            )
+        self._add_dense_weights((inputs_shape[-1], *self.hidden_units, self.units))
+
+    def _add_dense_weights(self, sizes):
+        self._kernels, self._biases = [], []
+        last = len(sizes) - 2
+        for i, shape in enumerate(itertools.pairwise(sizes)):
+            initializer = "zeros" if i == last else "glorot_uniform"
+            self._kernels.append(
+                self.add_weight(shape=shape, initializer=initializer, name=f"kernel_{i}")
+            )
+            self._biases.append(
+                self.add_weight(shape=shape[1:], initializer="zeros", name=f"bias_{i}")
+            )
+
+    def call(self, inputs):
+        h = inputs
+        for kernel, bias in zip(self._kernels[:-1], self._biases[:-1]):
+            h = self.activation(ops.matmul(h, kernel) + bias)
+        return ops.matmul(h, self._kernels[-1]) + self._biases[-1]
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "hidden_units": self.hidden_units,
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+        }

@@ -1,0 +1,72 @@
+"""Orders of the components of an event, and tensors put into such an order."""
+
+import random
+
+import numpy as np
+from keras import ops
+
+
+def draw_seed():
+    """Draw a seed to keep in a config; `keras.utils.set_random_seed` makes it reproducible."""
+    return random.randint(0, 2**31 - 1)
+
+
+def check_permutation(permutation, argument):
+    """Return the argument as it goes into a config: a known name, or a tuple of indices."""
+    if isinstance(permutation, str):
+        if permutation not in ("sequential", "reversed", "random"):
+            raise ValueError(
+                f"`{argument}` must be 'sequential', 'reversed', 'random' or a permutation of "
+                f"range(event_size). Received: {permutation!r}."
+            )
+        return permutation
+    indices = np.asarray(permutation)
+    if (
+        indices.ndim != 1
+        or indices.dtype.kind not in "iu"
+        or not np.array_equal(np.sort(indices), np.arange(indices.size))
+    ):
+        raise ValueError(
+            f"`{argument}` must be a permutation of range(event_size): each index once. "
+            f"Received: {permutation!r}."
+        )
+    return tuple(int(i) for i in indices)
+
+
+def resolve_permutation(permutation, size, seed, argument):
+    """Turn a checked argument into an array of indices, for events of the given size."""
+    if isinstance(permutation, tuple):
+        if len(permutation) != size:
+            raise ValueError(
+                f"`{argument}` has {len(permutation)} entries, but the event has {size}. Give a "
+                "permutation of range(event_size)."
+            )
+        return np.array(permutation)
+    if permutation == "random":
+        # The legacy generator's stream is frozen: files must load the same under any NumPy.
+        return np.random.RandomState(seed).permutation(size)
+    indices = np.arange(size)
+    return indices if permutation == "sequential" else indices[::-1].copy()
+
+
+def invert_permutation(indices):
+    return np.argsort(indices)
+
+
+def permute(x, indices):
+    """Return `x[..., indices]` for a permutation, with a gradient that is a gather as well."""
+    size = len(indices)
+    if np.array_equal(indices, np.arange(size)):
+        return x
+    if np.array_equal(indices, np.arange(size)[::-1]):
+        return ops.flip(x, axis=-1)
+    inverse = invert_permutation(indices)
+
+    @ops.custom_gradient
+    def gather(x):
+        def gradient(upstream):
+            return permute(upstream, inverse)
+
+        return ops.take(x, indices, axis=-1), gradient
+
+    return gather(x)

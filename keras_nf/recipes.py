@@ -1,0 +1,254 @@
+"""Ready-made flows: plain functions that return a `Chain`."""
+
+from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
+from keras_nf.flows.chain import Chain
+from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
+from keras_nf.flows.planar import Planar
+from keras_nf.flows.scaling import Scaling
+from keras_nf.permutation import draw_seed
+
+__all__ = ["iaf", "maf", "nice", "planar_flow", "real_nvp"]
+
+
+def planar_flow(event_size, *, layers=16, activation="tanh", seed=None, dtype=None, **kwargs):
+    """Chain of planar flows (Rezende and Mohamed, 2015).
+
+    Sampling is cheap; the density of given data runs one scalar root search per layer.
+
+    Args:
+      event_size: size of the event.
+      layers: number of `Planar` layers.
+      activation: their activation.
+      seed: seed of the initial weights; drawn when `None`.
+      dtype: dtype or policy of every layer.
+      **kwargs: `validate_args`, `name` of the chain.
+
+    Returns:
+      A `Chain`.
+
+    Example:
+
+    >>> import keras_nf
+    >>> len(keras_nf.planar_flow(event_size=2, layers=8).flows)
+    8
+    """
+    seed = draw_seed() if seed is None else seed
+    flows = [Planar(activation, seed=seed + 2 * i, dtype=dtype) for i in range(layers)]
+    return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
+
+
+def nice(
+    event_size,
+    *,
+    layers=4,
+    hidden_units=(128, 128),
+    activation="relu",
+    mask="alternating",
+    seed=None,
+    dtype=None,
+    **kwargs,
+):
+    """NICE: additive couplings and a final scaling (Dinh, Krueger and Bengio, 2014).
+
+    Each coupling exchanges the kept and the transformed part of the one before. The paper uses a
+    logistic base: `FlowModel(nice(...), base="logistic")`. Both directions are cheap.
+
+    Args:
+      event_size: size of the event, at least 2.
+      layers: number of `AdditiveCoupling` layers.
+      hidden_units: width of each hidden layer of their networks.
+      activation: activation of their networks.
+      mask: partition of the event; with `"random"` each layer has its own.
+      seed: seed of random masks; drawn when `None`.
+      dtype: dtype or policy of every layer.
+      **kwargs: `validate_args`, `name` of the chain.
+
+    Returns:
+      A `Chain`.
+
+    Raises:
+      ValueError: if the event cannot be partitioned.
+
+    Example:
+
+    >>> import keras_nf
+    >>> [type(flow).__name__ for flow in keras_nf.nice(event_size=4, layers=2).flows]
+    ['AdditiveCoupling', 'AdditiveCoupling', 'Scaling']
+    """
+    options = {"hidden_units": hidden_units, "activation": activation, "dtype": dtype}
+    couplings = _couplings(AdditiveCoupling, event_size, layers, mask, seed, options)
+    flows = [*couplings, Scaling(dtype=dtype)]
+    return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
+
+
+def real_nvp(
+    event_size,
+    *,
+    layers=8,
+    hidden_units=(128, 128),
+    activation="relu",
+    mask="alternating",
+    seed=None,
+    log_scale_bound=7.0,
+    dtype=None,
+    **kwargs,
+):
+    """Real NVP: affine couplings (Dinh, Sohl-Dickstein and Bengio, 2016).
+
+    Each coupling exchanges the kept and the transformed part of the one before. Both directions
+    are cheap.
+
+    Args:
+      event_size: size of the event, at least 2.
+      layers: number of `AffineCoupling` layers.
+      hidden_units: width of each hidden layer of their networks.
+      activation: activation of their networks.
+      mask: partition of the event; with `"random"` each layer has its own.
+      seed: seed of random masks; drawn when `None`.
+      log_scale_bound: largest |log-scale| of a layer, in nats.
+      dtype: dtype or policy of every layer.
+      **kwargs: `validate_args`, `name` of the chain.
+
+    Returns:
+      A `Chain`.
+
+    Raises:
+      ValueError: if the event cannot be partitioned.
+
+    Example:
+
+    >>> import keras_nf
+    >>> len(keras_nf.real_nvp(event_size=2, layers=6, hidden_units=(64, 64)).flows)
+    6
+    """
+    options = {
+        "hidden_units": hidden_units,
+        "activation": activation,
+        "log_scale_bound": log_scale_bound,
+        "dtype": dtype,
+    }
+    couplings = _couplings(AffineCoupling, event_size, layers, mask, seed, options)
+    return Chain(couplings, event_size=event_size, dtype=dtype, **kwargs)
+
+
+def _couplings(coupling, event_size, layers, mask, seed, options):
+    if event_size < 2:
+        raise ValueError(
+            "A coupling keeps one part of the event and transforms the other, so event_size must "
+            f"be at least 2. Received: event_size={event_size}. Use keras_nf.maf, which also "
+            "serves single components."
+        )
+    seed = draw_seed() if seed is None else seed
+    # A random mask is shared by a layer and the next, which exchanges its parts.
+    return [
+        coupling(mask=mask, swap=i % 2 == 1, seed=seed + i // 2, **options) for i in range(layers)
+    ]
+
+
+def maf(
+    event_size,
+    *,
+    layers=5,
+    hidden_units=(128, 128),
+    activation="relu",
+    order="alternating",
+    seed=None,
+    log_scale_bound=7.0,
+    dtype=None,
+    **kwargs,
+):
+    """Masked autoregressive flow (Papamakarios, Pavlakou and Murray, 2017).
+
+    Density is cheap, sampling sequential.
+
+    Args:
+      event_size: size of the event.
+      layers: number of `MaskedAutoregressive` layers.
+      hidden_units: width of each hidden layer of their networks.
+      activation: activation of their networks.
+      order: order of the components: `"alternating"` reverses it from layer to layer, as in the
+        paper; `"random"` draws one for each layer.
+      seed: seed of random orders; drawn when `None`.
+      log_scale_bound: largest |log-scale| of a layer, in nats.
+      dtype: dtype or policy of every layer.
+      **kwargs: `validate_args`, `name` of the chain.
+
+    Returns:
+      A `Chain`.
+
+    Raises:
+      ValueError: if the order is neither of the two.
+
+    Example:
+
+    >>> import keras_nf
+    >>> len(keras_nf.maf(event_size=64, layers=5, hidden_units=(512, 512)).flows)
+    5
+    """
+    options = {
+        "hidden_units": hidden_units,
+        "activation": activation,
+        "log_scale_bound": log_scale_bound,
+        "dtype": dtype,
+    }
+    flows = _autoregressive_layers(MaskedAutoregressive, layers, order, seed, options)
+    return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
+
+
+def iaf(
+    event_size,
+    *,
+    layers=5,
+    hidden_units=(128, 128),
+    activation="relu",
+    order="alternating",
+    seed=None,
+    log_scale_bound=7.0,
+    dtype=None,
+    **kwargs,
+):
+    """Inverse autoregressive flow (Kingma and others, 2016).
+
+    Sampling is cheap, the density of given data sequential.
+
+    Args:
+      event_size: size of the event.
+      layers: number of `InverseAutoregressive` layers.
+      hidden_units: width of each hidden layer of their networks.
+      activation: activation of their networks.
+      order: order of the components: `"alternating"` reverses it from layer to layer, as in the
+        paper; `"random"` draws one for each layer.
+      seed: seed of random orders; drawn when `None`.
+      log_scale_bound: largest |log-scale| of a layer, in nats.
+      dtype: dtype or policy of every layer.
+      **kwargs: `validate_args`, `name` of the chain.
+
+    Returns:
+      A `Chain`.
+
+    Raises:
+      ValueError: if the order is neither of the two.
+
+    Example:
+
+    >>> import keras_nf
+    >>> type(keras_nf.iaf(event_size=2).flows[0]).__name__
+    'InverseAutoregressive'
+    """
+    options = {
+        "hidden_units": hidden_units,
+        "activation": activation,
+        "log_scale_bound": log_scale_bound,
+        "dtype": dtype,
+    }
+    flows = _autoregressive_layers(InverseAutoregressive, layers, order, seed, options)
+    return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
+
+
+def _autoregressive_layers(flow, layers, order, seed, options):
+    if order == "random":
+        seed = draw_seed() if seed is None else seed
+        return [flow(order="random", seed=seed + i, **options) for i in range(layers)]
+    if order != "alternating":
+        raise ValueError(f"`order` must be 'alternating' or 'random'. Received: {order!r}.")
+    return [flow(order="reversed" if i % 2 else "sequential", **options) for i in range(layers)]
