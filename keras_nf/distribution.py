@@ -29,7 +29,7 @@ class FlowDistribution(tfd.TransformedDistribution):
       name: name of the distribution.
 
     Raises:
-      ValueError: if the base has no event axis or another dtype than the flow.
+      ValueError: if the base has no event axis, or another event size or dtype than the flow.
     """
 
     def __init__(self, distribution, bijector, validate_args=False, name=None):
@@ -39,6 +39,12 @@ class FlowDistribution(tfd.TransformedDistribution):
                 "A flow transforms vectors and needs a base with event shape (event_size,). "
                 f"Received: {distribution}, with a scalar event. Wrap it: "
                 "tfd.Independent(base, reinterpreted_batch_ndims=1) or tfd.Sample(base, size)."
+            )
+        base_size, size = distribution.event_shape[-1], bijector.event_size
+        if None not in (base_size, size) and base_size != size:
+            raise ValueError(
+                f"The base has events of size {base_size}, the flow of size {size}. Give both the "
+                f"same size. Received: {distribution}."
             )
         if distribution.dtype != bijector.dtype:
             raise ValueError(

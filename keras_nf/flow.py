@@ -56,7 +56,28 @@ def _prepared(method):
 
     @functools.wraps(method)
     def wrapper(self, x, condition=None):
-        return method(self, *self._prepare(x, condition))
+        x, condition = self._prepare(x, condition)
+        if x.shape.rank is not None:
+            return method(self, x, condition)
+        # A tensor of unknown rank does not even know the size of its last axis.
+        shape = tf.shape(x)
+        x = tf.reshape(x, (-1, self.event_size))
+        if condition is not None:
+            condition = tf.reshape(condition, (-1, self.condition_size))
+        y, log_det = method(self, x, condition)
+        return tf.reshape(y, shape), tf.reshape(log_det, shape[:-1])
+
+    return wrapper
+
+
+def _refusing_integers(method):
+    """Check the dtype before TFP would convert integers and go on with them."""
+
+    @functools.wraps(method)
+    def wrapper(self, *args, **kwargs):
+        for value in (*args[:1], kwargs.get("x"), kwargs.get("y")):
+            self._check_floating(value)
+        return method(self, *args, **kwargs)
 
     return wrapper
 
@@ -74,6 +95,7 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     - `inverse_and_log_det(y, condition=None) -> (x, log_det)`, with log_det = log|det dx/dy|;
     - `build(inputs_shape, condition_shape=None)`, when there are weights, starting with
       `super().build(inputs_shape, condition_shape)`, which sets `event_size`, `condition_size`;
+    - the property `uses_condition`, returning true, when a condition changes the result;
     - `get_config()`, when `__init__` takes arguments.
 
     The rest follows. Before either method runs, its arguments are converted to the variable dtype
@@ -130,6 +152,11 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     variables = keras.layers.Layer.variables
     trainable_variables = keras.layers.Layer.trainable_variables
     non_trainable_variables = keras.layers.Layer.non_trainable_variables
+
+    forward = _refusing_integers(tfb.Bijector.forward)
+    inverse = _refusing_integers(tfb.Bijector.inverse)
+    forward_log_det_jacobian = _refusing_integers(tfb.Bijector.forward_log_det_jacobian)
+    inverse_log_det_jacobian = _refusing_integers(tfb.Bijector.inverse_log_det_jacobian)
 
     # TFP compares bijectors by hyper-parameters; two flows with equal ones have their own weights.
     __eq__ = object.__eq__
@@ -199,7 +226,8 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         if len(inputs_shape) == 0 or inputs_shape[-1] is None:
             raise ValueError(
                 f"{self._title} needs inputs of shape (..., event_size) with a known last axis. "
-                f"Received: shape {tuple(inputs_shape)}."
+                f"Received: shape {tuple(inputs_shape)}. Add an axis for the event, also when it "
+                "has a single component, and give its size."
             )
         if self.event_size not in (None, inputs_shape[-1]):
             raise ValueError(
@@ -229,6 +257,9 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         super()._post_build()
         # TFP's `dist.trainable_variables` finds `tf.Variable`s among the attributes of modules.
         self._tf_variables = self._no_dependency([v._value for v in self.variables])
+        # `tf.train.Checkpoint` does not see into Keras's lists of layers and weights.
+        for i, variable in enumerate(self._tf_variables):
+            self._track_trackable(variable, f"variable_{i}", overwrite=True)
 
     @property
     def _title(self):
@@ -246,13 +277,14 @@ class Flow(tfb.Bijector, keras.layers.Layer):
                 (None, *x.shape[-1:]), None if condition is None else (None, *condition.shape[-1:])
             )
         self._check_sizes(x, condition)
+        x = self._known_sizes(x)
         if self.validate_args:
             x = tf.debugging.assert_all_finite(
                 x,
                 f"{self._title} received NaN or infinite inputs; remove or impute those rows",
             )
         if condition is not None:
-            x, condition = _broadcast_batch(x, condition)
+            x, condition = self._broadcast_batch(x, condition)
         return x, condition
 
     def _to_tensor(self, value, what, size_name):
@@ -262,19 +294,48 @@ class Flow(tfb.Bijector, keras.layers.Layer):
                 "itself (`flow(x)` or `flow(x, return_log_det=True)`), or `keras_nf.Invert(flow)` "
                 "for the inverse direction."
             )
-        value = tf.convert_to_tensor(value)
-        if not value.dtype.is_floating:
+        try:
+            value = tf.convert_to_tensor(value)
+        except (TypeError, ValueError):
             raise ValueError(
-                f"{self._title} needs floating-point {what}. Received: dtype {value.dtype.name}. "
-                "Cast continuous data to float; dequantize discrete data (add uniform noise), "
-                "since counts have no density."
-            )
+                f"{self._title} needs {what} as one array or tensor. Received: {value!r}."
+            ) from None
+        self._check_floating(value, what)
         if value.shape.rank == 0:
             raise ValueError(
                 f"{self._title} needs {what} of shape (..., {size_name}). Received: a scalar. "
                 "Add an axis for the event, also when it has a single component."
             )
         return ops.cast(value, self.variable_dtype)
+
+    def _check_floating(self, value, what="inputs"):
+        dtype = getattr(value, "dtype", None)
+        if dtype is not None and not tf.as_dtype(dtype).is_floating:
+            raise ValueError(
+                f"{self._title} needs {what} of a floating-point dtype. Received: dtype "
+                f"{tf.as_dtype(dtype).name}. Cast continuous values to float; dequantize discrete "
+                "data (add uniform noise), since counts have no density."
+            )
+
+    def _known_sizes(self, x):
+        """Pin an unknown last axis to the event size, for a value of another would broadcast."""
+        if x.shape.rank is None or x.shape[-1] is not None:
+            return x
+        return tf.ensure_shape(x, (*x.shape[:-1], self.event_size))
+
+    def _broadcast_batch(self, x, condition):
+        """Broadcast the leading axes of two tensors against each other."""
+        if x.shape[:-1].is_fully_defined() and x.shape[:-1] == condition.shape[:-1]:
+            return x, condition
+        batch_shape = tf.broadcast_dynamic_shape(tf.shape(x)[:-1], tf.shape(condition)[:-1])
+        static_shape = tf.broadcast_static_shape(x.shape[:-1], condition.shape[:-1])
+
+        def broadcast(value, size):
+            value = tf.broadcast_to(value, tf.concat([batch_shape, [size]], axis=0))
+            value.set_shape(static_shape.concatenate(size))
+            return value
+
+        return broadcast(x, self.event_size), broadcast(condition, self.condition_size)
 
     def _check_sizes(self, x, condition):
         if x.shape.rank is not None and x.shape[-1] not in (None, self.event_size):
@@ -387,19 +448,3 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(**keras.saving.deserialize_keras_object(config))
-
-
-def _broadcast_batch(x, condition):
-    """Broadcast the leading axes of two tensors against each other."""
-    if x.shape[:-1].is_fully_defined() and x.shape[:-1] == condition.shape[:-1]:
-        return x, condition
-    batch_shape = tf.broadcast_dynamic_shape(tf.shape(x)[:-1], tf.shape(condition)[:-1])
-    static_shape = tf.broadcast_static_shape(x.shape[:-1], condition.shape[:-1])
-
-    def broadcast(value):
-        size = value.shape[-1:]
-        value = tf.broadcast_to(value, tf.concat([batch_shape, size], axis=0))
-        value.set_shape(static_shape.concatenate(size))
-        return value
-
-    return broadcast(x), broadcast(condition)

@@ -1,6 +1,7 @@
 """FlowModel: a density that trains with `fit`."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
@@ -75,7 +76,7 @@ class FlowModel(keras.Model):
                 f"`flow` must be a keras_nf flow. Received: {flow!r}. Put several into "
                 "keras_nf.Chain([...])."
             )
-        if not callable(base) and base not in _BASES:
+        if not callable(base) and base not in tuple(_BASES):
             raise ValueError(
                 f"`base` must be one of {', '.join(map(repr, _BASES))} or a function of event_size "
                 f"that returns a tfd.Distribution. Received: {base!r}."
@@ -138,15 +139,34 @@ class FlowModel(keras.Model):
                 "or use flows with networks (couplings, autoregressive flows)."
             )
 
-    @property
-    def distribution(self):
-        """The density as a `tfd.TransformedDistribution`, built anew at each access."""
-        size = self.flow.event_size
-        if size is None:
+    def _check_arrays(self, inputs):
+        """Check the sizes of whole arrays; what Keras says of them later is no help."""
+        x, condition = _unpack(inputs)
+        if not hasattr(x, "shape"):
+            return
+        if self.flow.built and tuple(x.shape[-1:]) != (self.flow.event_size,):
+            raise ValueError(
+                f"{self.flow._title} was built for data of shape (batch, {self.flow.event_size}). "
+                f"Received: shape {tuple(x.shape)}. Pass events of that size, or make a new flow."
+            )
+        if condition is not None and len(x) != len(condition):
+            raise ValueError(
+                f"Expected a condition for each row of the data. Received: {len(x)} rows in 'x' "
+                f"and {len(condition)} in 'condition'."
+            )
+
+    def _known_event_size(self):
+        if self.flow.event_size is None:
             raise ValueError(
                 f"The event size of {self.flow._title} is not known yet. Build the model first: "
                 "model.build((None, event_size)), or fit it."
             )
+        return self.flow.event_size
+
+    @property
+    def distribution(self):
+        """The density as a `tfd.TransformedDistribution`, built anew at each access."""
+        size = self._known_event_size()
         if not callable(self.base):
             zeros = tf.zeros((size,), self.flow.dtype)
             return self.flow(tfd.Independent(_BASES[self.base](zeros), 1))
@@ -194,10 +214,12 @@ class FlowModel(keras.Model):
           Tensor of shape `(n, event_size)`, or `(n, ..., event_size)` with a condition.
 
         Raises:
-          ValueError: if `n` is negative or no integer, or on a missing or unexpected condition.
+          ValueError: if `n` is negative or no integer, on a missing or unexpected condition, or
+            before the event size is known.
         """
-        if not (hasattr(n, "__index__") and n >= 0):
+        if not (hasattr(n, "__index__") and np.ndim(n) == 0 and n >= 0):
             raise ValueError(f"`n` must be a whole number, at least 0. Received: {n!r}.")
+        self._known_event_size()
         self._check_condition(condition)
         if condition is not None:
             condition = self.flow._to_tensor(condition, "a condition", "condition_size")
@@ -231,7 +253,9 @@ class FlowModel(keras.Model):
         """
         if isinstance(validation_data, tuple):
             x_val, y_val, weight_val = (*validation_data, None, None)[:3]
+            self._check_arrays(x_val)
             validation_data = (x_val, _placeholder(y_val, weight_val), weight_val)
+        self._check_arrays(x)
         return super().fit(
             x,
             _placeholder(y, sample_weight),
@@ -258,6 +282,7 @@ class FlowModel(keras.Model):
         # `fit` evaluates its validation data, which has passed `fit`'s own check, with this flag.
         if not kwargs.get("_use_cached_eval_dataset"):
             y = _placeholder(y, sample_weight)
+        self._check_arrays(x)
         return super().evaluate(x, y, sample_weight=sample_weight, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -326,7 +351,10 @@ def _two_seeds(seed):
     """Return the seed as the pair of int32 that stateless random operations take."""
     if seed is None:
         return ops.convert_to_tensor([draw_seed(), draw_seed()], "int32")
-    if hasattr(seed, "__index__"):
+    if hasattr(seed, "__index__") and np.ndim(seed) == 0:
         seed = int(seed)
         return ops.convert_to_tensor([(seed >> 31) & 0x7FFFFFFF, seed & 0x7FFFFFFF], "int32")
-    return ops.convert_to_tensor(seed, "int32")
+    seeds = ops.convert_to_tensor(seed, "int32")
+    if seeds.shape != (2,):
+        raise ValueError(f"`seed` must be an integer, two of them, or None. Received: {seed!r}.")
+    return seeds

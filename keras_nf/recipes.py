@@ -1,5 +1,8 @@
 """Ready-made flows: plain functions that return a `Chain`."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
 from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
@@ -7,10 +10,20 @@ from keras_nf.flows.planar import Planar
 from keras_nf.flows.scaling import Scaling
 from keras_nf.permutation import draw_seed
 
+Activation = str | Callable[[Any], Any]
+
 __all__ = ["iaf", "maf", "nice", "planar_flow", "real_nvp"]
 
 
-def planar_flow(event_size, *, layers=16, activation="tanh", seed=None, dtype=None, **kwargs):
+def planar_flow(
+    event_size: int,
+    *,
+    layers: int = 16,
+    activation: Activation = "tanh",
+    seed: int | None = None,
+    dtype: str | None = None,
+    **kwargs: Any,
+) -> Chain:
     """Chain of planar flows (Rezende and Mohamed, 2015).
 
     Sampling is cheap; the density of given data runs one scalar root search per layer.
@@ -38,16 +51,16 @@ def planar_flow(event_size, *, layers=16, activation="tanh", seed=None, dtype=No
 
 
 def nice(
-    event_size,
+    event_size: int,
     *,
-    layers=4,
-    hidden_units=(128, 128),
-    activation="relu",
-    mask="alternating",
-    seed=None,
-    dtype=None,
-    **kwargs,
-):
+    layers: int = 4,
+    hidden_units: Sequence[int] = (128, 128),
+    activation: Activation = "relu",
+    mask: str | Sequence[bool] = "alternating",
+    seed: int | None = None,
+    dtype: str | None = None,
+    **kwargs: Any,
+) -> Chain:
     """NICE: additive couplings and a final scaling (Dinh, Krueger and Bengio, 2014).
 
     Each coupling exchanges the kept and the transformed part of the one before. The paper uses a
@@ -82,17 +95,17 @@ def nice(
 
 
 def real_nvp(
-    event_size,
+    event_size: int,
     *,
-    layers=8,
-    hidden_units=(128, 128),
-    activation="relu",
-    mask="alternating",
-    seed=None,
-    log_scale_bound=7.0,
-    dtype=None,
-    **kwargs,
-):
+    layers: int = 8,
+    hidden_units: Sequence[int] = (128, 128),
+    activation: Activation = "relu",
+    mask: str | Sequence[bool] = "alternating",
+    seed: int | None = None,
+    log_scale_bound: float | None = 7.0,
+    dtype: str | None = None,
+    **kwargs: Any,
+) -> Chain:
     """Real NVP: affine couplings (Dinh, Sohl-Dickstein and Bengio, 2016).
 
     Each coupling exchanges the kept and the transformed part of the one before. Both directions
@@ -146,17 +159,17 @@ def _couplings(coupling, event_size, layers, mask, seed, options):
 
 
 def maf(
-    event_size,
+    event_size: int,
     *,
-    layers=5,
-    hidden_units=(128, 128),
-    activation="relu",
-    order="alternating",
-    seed=None,
-    log_scale_bound=7.0,
-    dtype=None,
-    **kwargs,
-):
+    layers: int = 5,
+    hidden_units: Sequence[int] = (128, 128),
+    activation: Activation = "relu",
+    order: str = "alternating",
+    seed: int | None = None,
+    log_scale_bound: float | None = 7.0,
+    dtype: str | None = None,
+    **kwargs: Any,
+) -> Chain:
     """Masked autoregressive flow (Papamakarios, Pavlakou and Murray, 2017).
 
     Density is cheap, sampling sequential.
@@ -196,17 +209,17 @@ def maf(
 
 
 def iaf(
-    event_size,
+    event_size: int,
     *,
-    layers=5,
-    hidden_units=(128, 128),
-    activation="relu",
-    order="alternating",
-    seed=None,
-    log_scale_bound=7.0,
-    dtype=None,
-    **kwargs,
-):
+    layers: int = 5,
+    hidden_units: Sequence[int] = (128, 128),
+    activation: Activation = "relu",
+    order: str = "alternating",
+    seed: int | None = None,
+    log_scale_bound: float | None = 7.0,
+    dtype: str | None = None,
+    **kwargs: Any,
+) -> Chain:
     """Inverse autoregressive flow (Kingma and others, 2016).
 
     Sampling is cheap, the density of given data sequential.

@@ -6,7 +6,8 @@ from keras import ops
 from keras_nf.elementwise import Affine
 from keras_nf.flow import Flow
 from keras_nf.networks.made import MADE
-from keras_nf.networks.mlp import apply_network
+from keras_nf.networks.mlp import flatten_batch
+from keras_nf.networks.sequential import solve_sequentially
 
 __all__ = ["InverseAutoregressive", "MaskedAutoregressive"]
 
@@ -59,29 +60,21 @@ class Autoregressive(Flow):
         if not self.conditioner.built:
             self.conditioner.build(inputs_shape, condition_shape)
 
-    def _parameters_of(self, y, condition):
-        kwargs = {} if condition is None else {"condition": condition}
-        parameters = apply_network(self.conditioner, y, **kwargs)
-        parameters = ops.cast(parameters, self.variable_dtype)
-        return ops.split(parameters, self.elementwise.parameters, axis=-1)
-
     def forward_and_log_det(self, x, condition=None):
-        # After k passes the first k components, in order, are final.
-        _, y = ops.while_loop(
-            lambda i, y: i < self.event_size - 1,
-            lambda i, y: (i + 1, self._step(x, y, condition)[0]),
-            (0, ops.zeros_like(x)),
-            maximum_iterations=self.event_size - 1,
-        )
-        y, log_det = self._step(x, y, condition)
-        return y, self._sum_log_det(x, log_det)
-
-    def _step(self, x, y, condition):
-        return self.elementwise.forward(x, *self._parameters_of(y, condition))
+        x, restore = flatten_batch(x)
+        if condition is not None:
+            condition, _ = flatten_batch(condition)
+        y, log_det = solve_sequentially(self.conditioner, self.elementwise, x, condition)
+        return restore(y), restore(log_det)
 
     def inverse_and_log_det(self, y, condition=None):
-        x, log_det = self.elementwise.inverse(y, *self._parameters_of(y, condition))
-        return x, self._sum_log_det(y, log_det)
+        y, restore = flatten_batch(y)
+        if condition is not None:
+            condition, _ = flatten_batch(condition)
+        parameters = ops.cast(self.conditioner(y, condition), self.variable_dtype)
+        parameters = ops.split(parameters, self.elementwise.parameters, axis=-1)
+        x, log_det = self.elementwise.inverse(y, *parameters)
+        return restore(x), restore(self._sum_log_det(y, log_det))
 
     def get_config(self):
         network = self.conditioner.get_config()

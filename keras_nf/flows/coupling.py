@@ -7,7 +7,7 @@ from keras import ops
 from keras_nf.elementwise import Affine, Shift
 from keras_nf.flow import Flow
 from keras_nf.networks.masks import check_partition, partition
-from keras_nf.networks.mlp import MLP, apply_network
+from keras_nf.networks.mlp import MLP, check_hidden_units, flatten_batch
 from keras_nf.permutation import draw_seed, invert_permutation, permute
 
 __all__ = ["AdditiveCoupling", "AffineCoupling"]
@@ -51,15 +51,15 @@ class Coupling(Flow):
         self.elementwise = elementwise
         self.mask = check_partition(mask)
         self.swap = bool(swap)
-        self.seed = draw_seed() if seed is None and mask == "random" else seed
-        self.hidden_units = tuple(hidden_units)
+        self.seed = draw_seed() if seed is None and self.mask == "random" else seed
+        self.hidden_units = check_hidden_units(hidden_units)
         self.activation = activation
         self._has_own_network = conditioner is None
         if conditioner is None:
             conditioner = MLP(
                 hidden_units, activation=activation, dtype=self.dtype_policy, name="conditioner"
             )
-        elif not callable(conditioner):
+        elif not isinstance(conditioner, keras.layers.Layer):
             raise ValueError(
                 f"`conditioner` must be a Keras layer or model. Received: {conditioner!r}."
             )
@@ -98,7 +98,8 @@ class Coupling(Flow):
 
     def _parameters_of(self, kept, condition):
         inputs = kept if condition is None else ops.concatenate([kept, condition], axis=-1)
-        parameters = ops.cast(apply_network(self.conditioner, inputs), self.variable_dtype)
+        inputs, restore = flatten_batch(inputs)
+        parameters = restore(ops.cast(self.conditioner(inputs), self.variable_dtype))
         return ops.split(parameters, self.elementwise.parameters, axis=-1)
 
     def forward_and_log_det(self, x, condition=None):

@@ -22,7 +22,7 @@ class Logit(Flow):
     Args:
       low: lower end of the data.
       high: upper end of the data.
-      margin: lambda of the MAF paper (1e-6 there for MNIST, 0.05 for CIFAR-10), alpha of Real NVP.
+      margin: lambda of the MAF paper (1e-6 there for MNIST, 0.05 for CIFAR-10).
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Input shape: `(..., event_size)`.
@@ -30,7 +30,7 @@ class Logit(Flow):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if `low >= high`, or the margin is outside [0, 0.5).
+      ValueError: if `low >= high`, one of them is not finite, or the margin is outside [0, 0.5).
 
     Example:
 
@@ -49,9 +49,10 @@ class Logit(Flow):
 
     def __init__(self, low=0.0, high=1.0, *, margin=1e-6, **kwargs):
         super().__init__(**kwargs)
-        if not low < high:
+        if not -np.inf < low < high < np.inf:
             raise ValueError(
-                f"`low` must be less than `high`. Received: low={low!r}, high={high!r}."
+                "`low` must be less than `high`, and both finite. Received: "
+                f"low={low!r}, high={high!r}."
             )
         if not 0.0 <= margin < 0.5:
             raise ValueError(f"`margin` must lie in [0, 0.5). Received: {margin!r}.")

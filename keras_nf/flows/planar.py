@@ -88,7 +88,7 @@ class Planar(Flow):
 
     def __init__(self, activation="tanh", *, seed=None, **kwargs):
         super().__init__(**kwargs)
-        if activation not in _ACTIVATIONS:
+        if activation not in tuple(_ACTIVATIONS):
             raise ValueError(
                 f"`activation` must be one of {', '.join(map(repr, _ACTIVATIONS))}: the flow needs "
                 f"an increasing function with a known bound of its slope. Received: {activation!r}."

@@ -28,7 +28,8 @@ class Standardize(Flow):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: in `adapt`, if a component is constant or the data are empty or not finite.
+      ValueError: in `adapt`, if a component is constant, or the data are not finite or fewer than
+        two rows.
 
     Example:
 
@@ -56,33 +57,46 @@ class Standardize(Flow):
             read once and accumulated in float64.
 
         Raises:
-          ValueError: if a component is constant or the data are empty or not finite.
+          ValueError: if a component is constant, or the data are not finite or fewer than two
+            rows.
         """
         count, mean, squares = 0, 0.0, 0.0
         for batch in data.as_numpy_iterator() if isinstance(data, tf.data.Dataset) else (data,):
+            if isinstance(batch, (dict, tuple)):
+                raise ValueError(
+                    "`data` must be an array or a dataset of arrays. Received: a "
+                    f"{type(batch).__name__}. Take x alone, for example with "
+                    "dataset.map(lambda x, *_: x)."
+                )
             batch = np.asarray(batch, dtype="float64")
             if batch.ndim == 0:
                 raise ValueError(f"`data` must have shape (..., event_size). Received: {data!r}.")
+            if batch.size == 0:
+                continue
             rows = batch.reshape(-1, batch.shape[-1])
             total = count + len(rows)
-            if len(rows):
-                shift = rows.mean(axis=0) - mean
-                squares = squares + ((rows - rows.mean(axis=0)) ** 2).sum(axis=0)
-                squares = squares + shift**2 * count * len(rows) / total
-                mean = mean + shift * len(rows) / total
+            shift = rows.mean(axis=0) - mean
+            squares = squares + ((rows - rows.mean(axis=0)) ** 2).sum(axis=0)
+            squares = squares + shift**2 * count * len(rows) / total
+            mean = mean + shift * len(rows) / total
             count = total
-        if count == 0:
-            raise ValueError("`data` holds no rows to take a mean of.")
+        if count < 2:
+            raise ValueError(
+                "`data` must hold at least two rows, of shape (rows, event_size), to take a "
+                f"standard deviation of. Received: {count}."
+            )
         std = np.sqrt(squares / count)
         if not np.isfinite(std).all():
             raise ValueError(
                 "`data` must be finite. Components with NaN or infinite values: "
                 f"{np.flatnonzero(~np.isfinite(std)).tolist()}. Remove or impute those rows."
             )
-        if not (std > 0).all():
+        # Rounding leaves a constant a tiny standard deviation.
+        constant = std <= np.finfo(self.variable_dtype).eps * np.abs(mean)
+        if constant.any():
             raise ValueError(
                 "Constant components have no density and cannot be standardized: "
-                f"{np.flatnonzero(std == 0).tolist()}. Drop them, or add noise."
+                f"{np.flatnonzero(constant).tolist()}. Drop them, or add noise."
             )
         if not self.built:
             self.build((None, len(mean)))

@@ -1,9 +1,10 @@
 """MADE: a network whose i-th output sees only the inputs before i."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
-from keras_nf.networks.masks import made_masks
+from keras_nf.networks.masks import hidden_degrees, made_masks
 from keras_nf.networks.mlp import MLP
 from keras_nf.permutation import check_permutation, draw_seed, resolve_permutation
 
@@ -67,9 +68,10 @@ class MADE(MLP):
 
     def build(self, inputs_shape, condition_shape=None):
         size = inputs_shape[-1]
-        order = resolve_permutation(self.order, size, self.seed, "order")
         conditional = condition_shape is not None
-        self._masks = made_masks(order, self.hidden_units, self.parameters, conditional)
+        self._order = resolve_permutation(self.order, size, self.seed, "order")
+        self._degrees = tuple(hidden_degrees(size, self.hidden_units, conditional))
+        self._masks = tuple(made_masks(self._order, self._degrees, self.parameters))
         self.units = self.parameters * size
         sizes = (size, *self.hidden_units, self.units)
         self._add_dense_weights(sizes)
@@ -81,16 +83,28 @@ class MADE(MLP):
                 name="condition_kernel",
             )
 
-    def call(self, inputs, condition=None):
-        h = inputs
-        last = len(self._kernels) - 1
-        for i, (kernel, mask, bias) in enumerate(zip(self._kernels, self._masks, self._biases)):
-            h = ops.matmul(h, kernel * ops.cast(mask, h.dtype)) + bias
-            if i == 0 and condition is not None:
-                h = h + ops.matmul(condition, self._condition_kernel)
-            if i < last:
+    def weight_tensors(self):
+        """Kernels, biases and the kernel of the condition, as `apply` takes them."""
+        weights = [*self._kernels, *self._biases]
+        if self._condition_kernel is not None:
+            weights.append(self._condition_kernel)
+        return [tf.convert_to_tensor(weight) for weight in weights]
+
+    def apply(self, inputs, condition, weights):
+        """Evaluate the network with given weights, in its compute dtype."""
+        weights = [ops.cast(weight, self.compute_dtype) for weight in weights]
+        depth = len(self._masks)
+        h = ops.cast(inputs, self.compute_dtype)
+        for i, (kernel, mask) in enumerate(zip(weights, self._masks)):
+            if i > 0:
                 h = self.activation(h)
+            h = ops.matmul(h, kernel * ops.cast(mask, kernel.dtype)) + weights[depth + i]
+            if i == 0 and condition is not None:
+                h = h + ops.matmul(ops.cast(condition, self.compute_dtype), weights[-1])
         return h
+
+    def call(self, inputs, condition=None):
+        return self.apply(inputs, condition, self.weight_tensors())
 
     def compute_output_shape(self, inputs_shape, condition_shape=None):
         return (*inputs_shape[:-1], self.parameters * inputs_shape[-1])

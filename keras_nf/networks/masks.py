@@ -57,31 +57,37 @@ def partition(mask, size, swap, seed):
     return ~kept if swap else kept
 
 
-def made_masks(order, hidden_units, parameters, conditional):
-    """Return one 0/1 mask of shape (units in, units out) per layer of MADE.
+def hidden_degrees(size, hidden_units, conditional):
+    """Return the degrees of MADE's hidden units, one sorted array per layer.
 
-    The component `order[k]` has degree k + 1. A hidden unit of degree m sees the components of
-    degree at most m; the parameters of a component of degree d see hidden units of degree below d.
-    Degrees are spread evenly and sorted within a layer. With a condition there are hidden units
-    of degree 0, which see the condition alone: the first component needs them.
+    The k-th component in order, counted from one, has degree k; a hidden unit of degree m sees
+    the components of degree at most m. Degrees are spread evenly over a layer. With a condition
+    there are units of degree 0, which see the condition alone: the first component needs them.
     """
-    size = len(order)
-    degrees = invert_permutation(order) + 1
-    lowest, highest = (0 if conditional or size == 1 else 1), size - 1
-    masks, previous = [], degrees
+    lowest = 0 if conditional or size == 1 else 1
+    degrees = []
     for units in hidden_units:
-        if units < 2 and lowest < highest and conditional:
+        if units == 1 and conditional and size > 1:
             raise ValueError(
                 "A hidden layer of a conditional MADE needs at least 2 units, one that sees only "
                 f"the condition and one that sees the event. Received: hidden_units={hidden_units}."
             )
-        spread = (
-            np.linspace(highest, lowest, units)
-            if units == 1
-            else (np.linspace(lowest, highest, units))
-        )
-        current = np.rint(spread).astype(int)
+        # A single unit takes the highest degree, so that something depends on every component.
+        spread = np.linspace(size - 1, lowest, units)[::-1]
+        degrees.append(np.rint(spread).astype(int))
+    return degrees
+
+
+def made_masks(order, degrees, parameters):
+    """Return one 0/1 mask of shape (units in, units out) per layer of MADE.
+
+    A hidden unit sees units of degree at most its own; the parameters of a component see hidden
+    units of lower degree. The component `order[k]` has degree k + 1.
+    """
+    previous = component_degrees = invert_permutation(order) + 1
+    masks = []
+    for current in degrees:
         masks.append(previous[:, None] <= current[None, :])
         previous = current
-    masks.append(np.tile(previous[:, None] < degrees[None, :], (1, parameters)))
+    masks.append(np.tile(previous[:, None] < component_degrees[None, :], (1, parameters)))
     return [mask.astype("float32") for mask in masks]

@@ -1,6 +1,7 @@
 """Multilayer perceptron: the default conditioner of couplings."""
 
 import itertools
+import numbers
 
 import keras
 import tensorflow as tf
@@ -12,27 +13,27 @@ __all__ = ["MLP"]
 def check_hidden_units(hidden_units):
     units = tuple(hidden_units) if isinstance(hidden_units, (tuple, list)) else hidden_units
     if not isinstance(units, tuple) or not all(
-        isinstance(u, int) and not isinstance(u, bool) and u > 0 for u in units
+        isinstance(u, numbers.Integral) and not isinstance(u, bool) and u > 0 for u in units
     ):
         raise ValueError(
             "`hidden_units` must be a tuple of positive integers, one per hidden layer. "
             f"Received: {hidden_units!r}."
         )
-    return units
+    return tuple(int(u) for u in units)
 
 
-def apply_network(network, x, **kwargs):
-    """Call a network on tensors of any rank, with all leading axes flattened into one."""
+def flatten_batch(x):
+    """Return `x` as (batch, size), and a function that gives results their leading axes back."""
     if x.shape.rank == 2:
-        return network(x, **kwargs)
-    batch_shape = tf.shape(x)[:-1]
-    static_shape = x.shape[:-1]
-    flat = {name: tf.reshape(value, (-1, value.shape[-1])) for name, value in kwargs.items()}
-    y = network(tf.reshape(x, (-1, x.shape[-1])), **flat)
-    size = y.shape[-1]
-    y = tf.reshape(y, tf.concat([batch_shape, [size]], axis=0))
-    y.set_shape(static_shape.concatenate(size))
-    return y
+        return x, lambda value: value
+    batch_shape, static_shape = tf.shape(x)[:-1], x.shape[:-1]
+
+    def restore(value):
+        restored = tf.reshape(value, tf.concat([batch_shape, tf.shape(value)[1:]], axis=0))
+        restored.set_shape(static_shape.concatenate(value.shape[1:]))
+        return restored
+
+    return tf.reshape(x, (-1, x.shape[-1])), restore
 
 
 @keras.saving.register_keras_serializable("keras_nf")

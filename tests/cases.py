@@ -1,0 +1,503 @@
+"""The table of flows over which the contract suites run: a row per configuration."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+import keras_nf
+
+# A pass rounds some hundred times, by 1e-16 or 6e-8 of the numbers, most of it random in sign; maps
+# whose slopes lie between about e^-3 and e^3 stretch that.
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One configuration of one flow, and what is known of it.
+
+    name: id of the row.
+    public: the public name that makes the flow.
+    flow: constructor; takes `dtype` and other keyword arguments.
+    event_size: size of the event.
+    weights: number of trainable weights.
+    fixed: number of weights that are saved, but not trained.
+    conditional: whether it can take a condition.
+    condition_size: size of the condition; 0 for a flow without one.
+    affine: whether the map is affine, and says so.
+    kept: components that come out as they went in.
+    idle: trainable weights, by index, on which nothing depends: kernels masked altogether.
+    inverse_evaluations, forward_evaluations: how many times a direction evaluates a network;
+      `None` where it is sequential.
+    base: base distribution on the flow's domain, one of `"normal"`, `"uniform"`.
+    data: interval from which valid inputs of the inverse are drawn, for each component.
+    """
+
+    name: str
+    public: str
+    flow: Callable
+    event_size: int
+    weights: int = 0
+    fixed: int = 0
+    conditional: bool = False
+    condition_size: int = 0
+    affine: bool = False
+    kept: tuple = ()
+    idle: tuple = ()
+    inverse_evaluations: int | None = 0
+    forward_evaluations: int | None = 0
+    base: str = "normal"
+    data: tuple = (-3.0, 3.0)
+
+
+def couple(name, public, *, event_size, network_weights=4, **columns):
+    """Row of a coupling, which evaluates one network in either direction."""
+    return Case(
+        name,
+        public,
+        event_size=event_size,
+        weights=network_weights,
+        conditional=True,
+        inverse_evaluations=1,
+        forward_evaluations=1,
+        **columns,
+    )
+
+
+def masked(name, flow, *, weights=4, **columns):
+    """Row of a MAF, whose density evaluates one network."""
+    evaluations = {"inverse_evaluations": 1, "forward_evaluations": None}
+    return Case(
+        name,
+        "MaskedAutoregressive",
+        flow,
+        weights=weights,
+        conditional=True,
+        **{**evaluations, **columns},
+    )
+
+
+def inverse_masked(name, flow, *, weights=4, **columns):
+    """Row of an IAF, whose sampling evaluates one network."""
+    return Case(
+        name,
+        "InverseAutoregressive",
+        flow,
+        weights=weights,
+        conditional=True,
+        inverse_evaluations=None,
+        forward_evaluations=1,
+        **columns,
+    )
+
+
+SMALL = {"hidden_units": (8,), "activation": "tanh"}
+
+
+def network(units, dtype):
+    """A conditioner of the user's own, of a functional kind that holds further layers."""
+    return keras.Sequential(
+        [
+            keras.layers.Dense(6, "gelu", dtype=dtype),
+            keras.layers.LayerNormalization(dtype=dtype),
+            keras.layers.Dense(units, dtype=dtype),
+        ]
+    )
+
+
+def of(flow, **options):
+    """Constructor with options that do not depend on the dtype."""
+    return lambda **kwargs: flow(**options, **kwargs)
+
+
+def with_network(flow, units, **options):
+    return lambda dtype=None, **kwargs: flow(
+        conditioner=network(units, dtype), dtype=dtype, **options, **kwargs
+    )
+
+
+def chain(*flows):
+    return lambda dtype=None, **kwargs: keras_nf.Chain(
+        [flow(dtype=dtype) for flow in flows], dtype=dtype, **kwargs
+    )
+
+
+def invert(flow):
+    return lambda dtype=None, **kwargs: keras_nf.Invert(flow(dtype=dtype), dtype=dtype, **kwargs)
+
+
+Scaling, Planar = keras_nf.Scaling, keras_nf.Planar
+Additive, AffineCoupling = keras_nf.AdditiveCoupling, keras_nf.AffineCoupling
+MAF, IAF = keras_nf.MaskedAutoregressive, keras_nf.InverseAutoregressive
+Permute, Standardize, Logit = keras_nf.Permute, keras_nf.Standardize, keras_nf.Logit
+
+CASES = [
+    Case("scaling", "Scaling", Scaling, 3, weights=1, affine=True),
+    *(
+        Case(f"planar-{h}", "Planar", of(Planar, activation=h, seed=3), 2, weights=3)
+        for h in ("tanh", "sigmoid", "arctan", "softplus", "elu")
+    ),
+    Case("planar-single", "Planar", of(Planar, seed=3), 1, weights=3),
+    Case("planar-wide", "Planar", of(Planar, seed=3), 5, weights=3),
+    couple(
+        "additive-half", "AdditiveCoupling", flow=of(Additive, **SMALL), event_size=2, kept=(0,)
+    ),
+    couple(
+        "additive-swapped",
+        "AdditiveCoupling",
+        flow=of(Additive, mask="alternating", swap=True, **SMALL),
+        event_size=3,
+        kept=(1,),
+    ),
+    couple(
+        "additive-conditional",
+        "AdditiveCoupling",
+        flow=of(Additive, **SMALL),
+        event_size=3,
+        condition_size=2,
+        kept=(0, 1),
+    ),
+    couple(
+        "affine-half", "AffineCoupling", flow=of(AffineCoupling, **SMALL), event_size=2, kept=(0,)
+    ),
+    couple(
+        "affine-alternating",
+        "AffineCoupling",
+        flow=of(AffineCoupling, mask="alternating", hidden_units=(8, 8)),
+        event_size=5,
+        network_weights=6,
+        kept=(0, 2, 4),
+    ),
+    couple(
+        "affine-random",
+        "AffineCoupling",
+        flow=of(AffineCoupling, mask="random", seed=5, **SMALL),
+        event_size=4,
+        # Half of the components; which ones is the seed's.
+        kept=tuple(np.flatnonzero(np.random.RandomState(5).permutation([1, 1, 0, 0]))),
+    ),
+    couple(
+        "affine-explicit",
+        "AffineCoupling",
+        flow=of(AffineCoupling, mask=(False, True, False), **SMALL),
+        event_size=3,
+        kept=(1,),
+    ),
+    couple(
+        "affine-swapped",
+        "AffineCoupling",
+        flow=of(AffineCoupling, swap=True, **SMALL),
+        event_size=5,
+        kept=(3, 4),
+    ),
+    couple(
+        "affine-network",
+        "AffineCoupling",
+        flow=with_network(AffineCoupling, 4),
+        event_size=4,
+        network_weights=6,
+        kept=(0, 1),
+    ),
+    couple(
+        "affine-unbounded",
+        "AffineCoupling",
+        flow=of(AffineCoupling, log_scale_bound=None, **SMALL),
+        event_size=2,
+        kept=(0,),
+    ),
+    couple(
+        "affine-linear",
+        "AffineCoupling",
+        flow=of(AffineCoupling, hidden_units=()),
+        event_size=3,
+        network_weights=2,
+        kept=(0, 1),
+    ),
+    couple(
+        "affine-conditional",
+        "AffineCoupling",
+        flow=of(AffineCoupling, **SMALL),
+        event_size=3,
+        condition_size=2,
+        kept=(0, 1),
+    ),
+    couple(
+        "affine-network-conditional",
+        "AffineCoupling",
+        flow=with_network(AffineCoupling, 2),
+        event_size=2,
+        condition_size=3,
+        network_weights=6,
+        kept=(0,),
+    ),
+    masked("maf-sequential", of(MAF, **SMALL), event_size=2),
+    masked("maf-reversed", of(MAF, order="reversed", **SMALL), event_size=3),
+    masked("maf-random", of(MAF, order="random", seed=5, **SMALL), event_size=4),
+    masked("maf-given", of(MAF, order=(2, 0, 3, 1), **SMALL), event_size=4),
+    masked("maf-linear", of(MAF, hidden_units=()), event_size=2, weights=2),
+    masked("maf-deep", of(MAF, hidden_units=(8, 6, 8)), event_size=3, weights=8),
+    # Nothing comes before the only component: the first kernel is masked altogether.
+    masked("maf-single", of(MAF, **SMALL), event_size=1, idle=(0,)),
+    masked("maf-narrow", of(MAF, hidden_units=(3,), activation="tanh"), event_size=6),
+    masked("maf-unbounded", of(MAF, log_scale_bound=None, **SMALL), event_size=2),
+    masked("maf-conditional", of(MAF, **SMALL), event_size=3, condition_size=2, weights=5),
+    masked(
+        "maf-single-conditional",
+        of(MAF, **SMALL),
+        event_size=1,
+        condition_size=2,
+        weights=5,
+        idle=(0,),
+    ),
+    masked(
+        "maf-linear-conditional",
+        of(MAF, hidden_units=()),
+        event_size=2,
+        condition_size=1,
+        weights=3,
+    ),
+    inverse_masked("iaf-sequential", of(IAF, **SMALL), event_size=2),
+    inverse_masked("iaf-random", of(IAF, order="random", seed=5, **SMALL), event_size=4),
+    inverse_masked("iaf-deep", of(IAF, hidden_units=(8, 8)), event_size=3, weights=6),
+    inverse_masked("iaf-single", of(IAF, **SMALL), event_size=1, idle=(0,)),
+    inverse_masked("iaf-conditional", of(IAF, **SMALL), event_size=3, condition_size=2, weights=5),
+    Case("permute-reversed", "Permute", Permute, 2, affine=True),
+    Case("permute-random", "Permute", of(Permute, permutation="random", seed=5), 5, affine=True),
+    Case("permute-given", "Permute", of(Permute, permutation=(2, 0, 1)), 3, affine=True),
+    Case("standardize", "Standardize", Standardize, 3, fixed=2, affine=True),
+    Case("logit", "Logit", Logit, 2, data=(0.01, 0.99)),
+    Case("logit-wide", "Logit", of(Logit, low=-2.0, high=3.0, margin=0.05), 2, data=(-2.0, 3.0)),
+    Case("logit-inverted", "Invert", invert(Logit), 2, base="uniform"),
+    Case("chain-empty", "Chain", chain(), 2, affine=True, kept=(0, 1)),
+    Case("chain-single", "Chain", chain(of(Planar, seed=3)), 2, weights=3),
+    Case(
+        "chain-nested",
+        "Chain",
+        chain(
+            chain(Scaling, of(AffineCoupling, **SMALL)),
+            of(Permute, permutation=(1, 2, 0)),
+            chain(chain(), of(Planar, seed=3)),
+            Logit,
+        ),
+        3,
+        weights=8,
+        conditional=True,
+        inverse_evaluations=1,
+        forward_evaluations=1,
+        data=(0.05, 0.95),
+    ),
+    Case(
+        "chain-affine",
+        "Chain",
+        chain(Scaling, Permute, Standardize),
+        3,
+        weights=1,
+        fixed=2,
+        affine=True,
+    ),
+    Case(
+        "chain-conditional",
+        "Chain",
+        chain(of(MAF, **SMALL), of(Planar, seed=3), of(AffineCoupling, **SMALL)),
+        2,
+        weights=12,
+        conditional=True,
+        condition_size=2,
+        inverse_evaluations=2,
+        forward_evaluations=None,
+    ),
+    Case("invert-scaling", "Invert", invert(Scaling), 2, weights=1, affine=True),
+    Case("invert-planar", "Invert", invert(of(Planar, seed=3)), 2, weights=3),
+    Case(
+        "invert-maf",
+        "Invert",
+        invert(of(MAF, **SMALL)),
+        3,
+        weights=4,
+        conditional=True,
+        inverse_evaluations=None,
+        forward_evaluations=1,
+    ),
+    Case(
+        "invert-conditional",
+        "Invert",
+        invert(of(AffineCoupling, **SMALL)),
+        2,
+        weights=4,
+        conditional=True,
+        condition_size=2,
+        kept=(0,),
+        inverse_evaluations=1,
+        forward_evaluations=1,
+    ),
+    Case(
+        "recipe-planar",
+        "planar_flow",
+        of(keras_nf.planar_flow, event_size=2, layers=3, seed=3),
+        2,
+        weights=9,
+    ),
+    Case(
+        "recipe-nice",
+        "nice",
+        of(keras_nf.nice, event_size=4, layers=3, mask="random", seed=5, **SMALL),
+        4,
+        weights=13,
+        conditional=True,
+        inverse_evaluations=3,
+        forward_evaluations=3,
+    ),
+    Case(
+        "recipe-real-nvp",
+        "real_nvp",
+        of(keras_nf.real_nvp, event_size=2, layers=3, **SMALL),
+        2,
+        weights=12,
+        conditional=True,
+        inverse_evaluations=3,
+        forward_evaluations=3,
+    ),
+    Case(
+        "recipe-real-nvp-conditional",
+        "real_nvp",
+        of(keras_nf.real_nvp, event_size=3, layers=2, **SMALL),
+        3,
+        weights=8,
+        conditional=True,
+        condition_size=2,
+        inverse_evaluations=2,
+        forward_evaluations=2,
+    ),
+    Case(
+        "recipe-maf",
+        "maf",
+        of(keras_nf.maf, event_size=2, layers=2, **SMALL),
+        2,
+        weights=8,
+        conditional=True,
+        inverse_evaluations=2,
+        forward_evaluations=None,
+    ),
+    Case(
+        "recipe-maf-random",
+        "maf",
+        of(keras_nf.maf, event_size=4, layers=2, order="random", seed=5, **SMALL),
+        4,
+        weights=8,
+        conditional=True,
+        inverse_evaluations=2,
+        forward_evaluations=None,
+    ),
+    Case(
+        "recipe-maf-conditional",
+        "maf",
+        of(keras_nf.maf, event_size=3, layers=2, **SMALL),
+        3,
+        weights=10,
+        conditional=True,
+        condition_size=1,
+        inverse_evaluations=2,
+        forward_evaluations=None,
+    ),
+    Case(
+        "recipe-iaf",
+        "iaf",
+        of(keras_nf.iaf, event_size=3, layers=2, **SMALL),
+        3,
+        weights=8,
+        conditional=True,
+        inverse_evaluations=None,
+        forward_evaluations=2,
+    ),
+    Case(
+        "recipe-iaf-conditional",
+        "iaf",
+        of(keras_nf.iaf, event_size=2, layers=2, **SMALL),
+        2,
+        weights=10,
+        conditional=True,
+        condition_size=2,
+        inverse_evaluations=None,
+        forward_evaluations=2,
+    ),
+]
+
+
+def rows(belongs=lambda case: True):
+    """Run a test over the rows that belong to it."""
+    cases = [case for case in CASES if belongs(case)]
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+def has_weights(case):
+    return case.weights > 0
+
+
+def has_condition(case):
+    return case.condition_size > 0
+
+
+def random(*key):
+    """Generator of numbers for one purpose."""
+    return np.random.default_rng([sum(map(ord, str(part))) for part in key])
+
+
+def perturb(flow, seed=0):
+    """Replace every weight by numbers of the seed, so that a fresh flow is no identity."""
+    rng = random("weights", seed)
+    for weight in flow.trainable_variables:
+        weight.assign(0.5 * rng.standard_normal(weight.shape))
+    for weight in flow.non_trainable_variables:
+        weight.assign(np.exp(0.5 * rng.standard_normal(weight.shape)))
+    return flow
+
+
+def build(case, dtype="float64", **kwargs):
+    """Return a fresh flow that has its weights."""
+    flow = case.flow(dtype=dtype, **kwargs)
+    condition_shape = (None, case.condition_size) if case.condition_size else None
+    flow.build((None, case.event_size), condition_shape)
+    return flow
+
+
+def make(case, dtype="float64", seed=0, **kwargs):
+    """Return a built flow whose weights are numbers of the seed."""
+    return perturb(build(case, dtype, **kwargs), seed)
+
+
+def base_points(case, *batch, dtype="float64", seed=0):
+    """Draw valid inputs of the forward direction."""
+    rng = random("base", seed)
+    shape = (*batch, case.event_size)
+    draws = {"normal": rng.standard_normal, "uniform": lambda size: rng.uniform(0.02, 0.98, size)}
+    return tf.constant(draws[case.base](shape), dtype)
+
+
+def data_points(case, *batch, dtype="float64", seed=0):
+    """Draw valid inputs of the inverse direction."""
+    rng = random("data", seed)
+    return tf.constant(rng.uniform(*case.data, (*batch, case.event_size)), dtype)
+
+
+def conditions(case, *batch, dtype="float64", seed=0):
+    """Draw the keyword arguments that carry a condition: none where the row has none."""
+    if not case.condition_size:
+        return {}
+    rng = random("condition", seed)
+    return {"condition": tf.constant(rng.standard_normal((*batch, case.condition_size)), dtype)}
+
+
+def base_distribution(case, dtype="float64"):
+    zeros = tf.zeros((case.event_size,), dtype)
+    marginals = {"normal": tfd.Normal, "uniform": tfd.Uniform}
+    return tfd.Independent(marginals[case.base](zeros, tf.ones_like(zeros)), 1)
+
+
+def assert_close(actual, expected, dtype="float64", factor=1.0):
+    """Compare numbers with the tolerance of their dtype, or a multiple of it."""
+    tolerance = factor * TOLERANCE[dtype]
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)

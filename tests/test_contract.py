@@ -1,0 +1,343 @@
+"""What the two frameworks, the package's layers and its import agree on."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+import keras_nf
+
+PACKAGE = pathlib.Path(keras_nf.__file__).parent
+
+
+# Attributes that both frameworks define.
+
+COLLISIONS = [
+    "__call__",
+    "dtype",
+    "name",
+    "non_trainable_variables",
+    "trainable_variables",
+    "variables",
+]
+
+
+def attributes(instance, shared):
+    """Names on an instance and its classes, but for those of classes shared with the other."""
+    classes = [cls for cls in type(instance).__mro__ if cls not in shared]
+    return set(vars(instance)).union(*(vars(cls) for cls in classes))
+
+
+def collisions():
+    layer, bijector = keras.layers.Identity(), tfb.Identity()
+    layer(tf.ones((1, 2)))
+    bijector.forward_log_det_jacobian(tf.ones((1, 2)), event_ndims=1)
+    shared = set(type(layer).__mro__) & set(type(bijector).__mro__)
+    every_class_has = set(dir(type("Empty", (), {})))
+    return (attributes(layer, shared) & attributes(bijector, shared)) - every_class_has
+
+
+def test_colliding_attributes_are_the_known_ones():
+    new = sorted(collisions() - set(COLLISIONS))
+    gone = sorted(set(COLLISIONS) - collisions())
+    assert not new, f"Layer and Bijector now both define {new}: settle each in Flow, then add it."
+    assert not gone, f"Layer and Bijector no longer both define {gone}: remove each here, in Flow."
+
+
+@pytest.mark.parametrize("name", COLLISIONS)
+def test_flow_settles_every_collision(name):
+    assert name in vars(keras_nf.Flow)
+
+
+# Imports: a module sees only modules of rows above its own.
+
+ROWS = [
+    ["permutation.py", "root.py", "elementwise.py", "distribution.py"],
+    ["networks/masks.py", "flow.py"],
+    ["networks/mlp.py"],
+    ["networks/made.py", "networks/sequential.py"],
+    ["flows/*.py"],
+    ["recipes.py"],
+    ["model.py"],
+]
+
+MODULES = sorted(
+    str(path.relative_to(PACKAGE).as_posix())
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+
+def row_of(module):
+    return [
+        row
+        for row, patterns in enumerate(ROWS)
+        if any(pathlib.PurePath(module).match(pattern) for pattern in patterns)
+    ]
+
+
+def imported_modules(module):
+    """Files of the package that a module imports, also inside functions."""
+    tree = ast.parse((PACKAGE / module).read_text())
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import, which this test cannot read."
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    files = {f"{name.replace('.', '/')}.py".removeprefix("keras_nf/") for name in names}
+    if any(name.split(".")[0] == "keras_nf" for name in names):
+        assert files & set(MODULES), f"{module} imports the package itself, not its modules."
+    return files & set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_has_one_row(module):
+    assert len(row_of(module)) == 1, f"Give {module} a row in ROWS."
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_from_rows_above_alone(module):
+    wrong = [other for other in imported_modules(module) if row_of(other) >= row_of(module)]
+    assert wrong == []
+
+
+def test_imports_are_read():
+    assert imported_modules("networks/mlp.py") == set()
+    assert "flow.py" in imported_modules("flows/planar.py")
+    assert "networks/made.py" in imported_modules("flows/autoregressive.py")
+
+
+# Keras's backend.
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_another_backend_is_refused_in_one_sentence():
+    # A stand-in for Keras: other backends need not be installed.
+    result = run_python(
+        """
+        import sys, types
+        keras = types.ModuleType("keras")
+        keras.backend = types.SimpleNamespace(backend=lambda: "jax")
+        sys.modules["keras"] = keras
+        import keras_nf
+        """
+    )
+    assert result.returncode == 1
+    assert "ImportError: keras_nf needs Keras's TensorFlow backend" in result.stderr
+    assert "the backend is 'jax'" in result.stderr
+    assert "KERAS_BACKEND=tensorflow" in result.stderr
+
+
+def test_import_leaves_the_global_settings_alone():
+    result = run_python(
+        """
+        import keras, numpy as np, random, tensorflow as tf
+        random.seed(0); np.random.seed(0)
+        before = keras.config.floatx(), str(keras.config.dtype_policy()), random.getstate()
+        state = np.random.get_state()[1].tolist()
+        import keras_nf
+        after = keras.config.floatx(), str(keras.config.dtype_policy()), random.getstate()
+        assert before == after
+        assert np.random.get_state()[1].tolist() == state
+        assert tf.executing_eagerly()
+        """
+    )
+    assert result.returncode == 0, result.stderr
+
+
+# What the two frameworks quarrel about.
+
+
+def test_keras_name_is_the_name_of_the_bijector():
+    flow = keras_nf.Scaling(name="my-scaling")
+    assert flow.name == "my-scaling"
+    assert flow(tfd.MultivariateNormalDiag(tf.zeros(2))).bijector.name == "my-scaling"
+
+
+def test_default_names_are_unique():
+    one, other = keras_nf.Scaling(), keras_nf.Scaling()
+    assert one.name != other.name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_is_a_tensorflow_dtype_and_equals_the_string(dtype):
+    flow = keras_nf.Scaling(dtype=dtype)
+    assert isinstance(flow.dtype, tf.DType)
+    assert flow.dtype == dtype
+    assert flow.dtype_policy.name == dtype
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_dtype_of_a_mixed_policy_is_that_of_the_weights(policy):
+    flow = keras_nf.Scaling(dtype=policy)
+    assert flow.dtype == tf.float32
+    assert flow.dtype_policy.name == policy
+
+
+def test_numbers_of_another_float_dtype_are_cast():
+    flow = keras_nf.Scaling(dtype="float32")
+    assert flow.forward(np.ones((2, 3), "float64")).dtype == tf.float32
+
+
+def test_equality_and_hash_are_those_of_the_object():
+    one, other = keras_nf.Scaling(name="flow"), keras_nf.Scaling(name="flow")
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+
+
+def test_cache_remembers_nothing():
+    flow = keras_nf.Scaling()
+    x = tf.ones((2, 3))
+    y = flow.forward(x)
+    flow.log_scale.assign([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(flow.forward(x), np.exp([[1.0, 2.0, 3.0]] * 2), rtol=1e-6)
+    # With TFP's cache this would be x, whatever the weights.
+    np.testing.assert_allclose(flow.inverse(y), np.exp([[-1.0, -2.0, -3.0]] * 2), rtol=1e-6)
+
+
+def test_variables_are_those_of_keras():
+    flow = keras_nf.maf(event_size=2, layers=2, hidden_units=(4,))
+    flow.build((None, 2))
+    for name in ("variables", "trainable_variables", "non_trainable_variables"):
+        assert all(isinstance(v, keras.Variable) for v in getattr(flow, name))
+    assert len(flow.trainable_variables) == 8
+    flow.trainable = False
+    assert flow.trainable_variables == []
+    assert len(flow.non_trainable_variables) == 8
+
+
+def test_batch_shape_has_no_part_in_the_weights():
+    flow = keras_nf.Scaling()
+    flow.build((None, 3))
+    assert flow.experimental_batch_shape() == ()
+    assert flow(tfd.MultivariateNormalDiag(tf.zeros(3))).batch_shape == ()
+
+
+def flows_that_compute_in_build():
+    return keras_nf.Chain(
+        [
+            keras_nf.MaskedAutoregressive(order="random", hidden_units=(4,)),
+            keras_nf.Permute("random"),
+            keras_nf.AffineCoupling(mask="random", hidden_units=(4,)),
+            keras_nf.Planar(),
+            keras_nf.Logit(-10.0, 10.0),
+            keras_nf.Standardize(),
+        ]
+    )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_flow_built_by_fit_works_eagerly_afterwards(jit_compile):
+    flow = flows_that_compute_in_build()
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    model = keras.Sequential([flow])
+    model.compile("sgd", "mse", jit_compile=jit_compile)
+    model.fit(x, x, verbose=0)
+    z = flow.inverse(flow.forward(x))
+    np.testing.assert_allclose(z, x, atol=1e-4)
+    assert np.isfinite(flow(tfd.MultivariateNormalDiag(tf.zeros(3))).log_prob(x)).all()
+
+
+def test_flow_model_built_by_fit_works_eagerly_afterwards():
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    model = keras_nf.FlowModel(flows_that_compute_in_build())
+    model.compile("sgd")
+    model.fit(x, verbose=0)
+    assert np.isfinite(model.log_prob(x)).all()
+    assert np.isfinite(model.sample(5, seed=1)).all()
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_first_call_inside_a_function_builds(direction):
+    flow = flows_that_compute_in_build()
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    value, log_det = tf.function(getattr(flow, f"{direction}_and_log_det"))(x)
+    assert flow.built
+    assert len(flow.trainable_variables) == 11
+    assert flow.event_size == 3
+    expected = getattr(flow, f"{direction}_and_log_det")(x)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(log_det, expected[1], rtol=1e-5, atol=1e-5)
+
+
+def test_first_call_through_tfp_builds():
+    flow = keras_nf.Scaling()
+    dist = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), flow)
+    dist.log_prob(tf.zeros((3, 2)))
+    assert flow.built
+    assert [v is w.value for v, w in zip(dist.trainable_variables, flow.weights)] == [True]
+
+
+def test_flow_of_a_bijector_is_a_tfp_chain():
+    flow = keras_nf.Scaling()
+    flow.build((None, 2))
+    flow.log_scale.assign([1.0, 2.0])
+    inner = tfb.Exp()
+    chain = flow(inner)
+    # TFP makes another class of a chain whose members are no composite tensors.
+    assert type(chain) is type(tfb.Chain([flow]))
+    assert [bijector is own for bijector, own in zip(chain.bijectors, [flow, inner])] == [True] * 2
+    x = tf.constant([[0.5, -0.5]])
+    np.testing.assert_allclose(chain.forward(x), np.exp([[1.5, 1.5]]), rtol=1e-6)
+    np.testing.assert_allclose(
+        tfb.Exp()(flow).forward(x), np.exp([[0.5 * np.e, -0.5 * np.e**2]]), rtol=1e-6
+    )
+
+
+def test_flow_of_a_flow_is_a_tfp_chain():
+    flow = keras_nf.Scaling()
+    chain = flow(keras_nf.Permute((1, 0)))
+    assert type(chain) is type(tfb.Chain([flow]))
+    np.testing.assert_array_equal(chain.forward(tf.constant([[1.0, 2.0]])), [[2.0, 1.0]])
+
+
+def test_flow_of_a_distribution_is_a_transformed_distribution():
+    flow = keras_nf.Scaling()
+    base = tfd.MultivariateNormalDiag(tf.zeros(2))
+    dist = flow(base)
+    assert isinstance(dist, tfd.TransformedDistribution)
+    assert dist.bijector is flow
+    assert dist.distribution is base
+    assert dist.event_shape == (2,)
+    assert dist.dtype == tf.float32
+
+
+def test_flow_of_a_tensor_is_a_layer_call():
+    flow = keras_nf.Permute((1, 0))
+    np.testing.assert_array_equal(flow(tf.constant([[1.0, 2.0]])), [[2.0, 1.0]])
+    assert isinstance(flow(keras.Input((2,))), keras.KerasTensor)
+
+
+def test_symbolic_tensor_reaches_a_method_that_uses_tensorflow():
+    class Cube(keras_nf.Flow):
+        def forward_and_log_det(self, x, condition=None):
+            return tf.pow(x, 3.0), tf.reduce_sum(tf.math.log(3.0 * tf.square(x)), axis=-1)
+
+        def inverse_and_log_det(self, y, condition=None):
+            x = tf.sign(y) * tf.pow(tf.abs(y), 1.0 / 3.0)
+            return x, -tf.reduce_sum(tf.math.log(3.0 * tf.square(x)), axis=-1)
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, Cube()(inputs))
+    np.testing.assert_allclose(model(np.array([[2.0, 3.0]], "float32")), [[8.0, 27.0]], rtol=1e-6)

@@ -1,0 +1,101 @@
+"""README and documentation: every code block runs, and what they name exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_nf
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+FLOWS = [
+    name
+    for name in keras_nf.__all__
+    if isinstance(getattr(keras_nf, name), type)
+    and issubclass(getattr(keras_nf, name), keras_nf.Flow)
+    and name != "Flow"
+]
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def run(code, namespace, name):
+    # A file, so that tracebacks and `inspect.getsource` find the lines.
+    path = Path(name).absolute()
+    path.write_text(code)
+    exec(compile(code, str(path), "exec"), namespace)
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Run in a folder of its own, with fixed seeds."""
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+
+
+# A block of the README stands for itself: a reader pastes one of them.
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("index", range(len(blocks(README, "python"))))
+def test_readme_block_runs(index):
+    run(blocks(README, "python")[index], {"__name__": "readme"}, f"readme_{index}.py")
+
+
+# A page is read from top to bottom: its blocks share one namespace.
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+def test_page_runs(page):
+    namespace = {"__name__": "page"}
+    for index, code in enumerate(blocks(page.read_text(), "python")):
+        run(code, namespace, f"{page.stem}_{index}.py")
+
+
+def test_first_example_has_ten_lines():
+    lines = [line for line in blocks(README, "python")[0].splitlines() if line]
+    assert len(lines) <= 10
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_tables_name_every_flow(name):
+    for path in (ROOT / "README.md", ROOT / "docs" / "flows" / "index.md"):
+        rows = [line for line in path.read_text().splitlines() if line.startswith("|")]
+        assert any(f"`{name}`" in row for row in rows), path
+
+
+def test_commands_name_files_that_exist():
+    commands = "\n".join(blocks(README, "bash"))
+    words = {word for word in shlex.split(commands) if not word.startswith((".venv", "-"))}
+    files = {word for word in words if word.endswith((".py", ".sh", ".toml"))}
+    assert "examples/quickstart.py" in files
+    for file in files:
+        assert (ROOT / file).is_file(), file
+
+
+def test_commands_name_extras_that_exist():
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    documents = [README, *(page.read_text() for page in PAGES)]
+    extras = set(re.findall(r'"\.\[([a-z,]+)\]"', "\n".join(documents)))
+    for extra in ",".join(extras).split(","):
+        assert re.search(rf"^{extra} = \[", pyproject, flags=re.MULTILINE), extra
+
+
+@pytest.mark.parametrize("command", blocks(README, "bash"))
+def test_commands_are_one_paste_in_a_fresh_clone(command):
+    assert command.startswith("python3 -m venv .venv && ")
+    assert command.count("\n") == 1
+
+
+def test_links_of_the_readme_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_api_page_names_every_public_name():
+    api = (ROOT / "docs" / "api.md").read_text()
+    for name in keras_nf.__all__:
+        assert f"\n::: keras_nf.{name}\n" in api, name
