@@ -47,7 +47,7 @@ class Affine:
 
     parameters = 2
 
-    def __init__(self, log_scale_bound=7.0):
+    def __init__(self, log_scale_bound: float | None = 7.0) -> None:
         if log_scale_bound is not None and not log_scale_bound > 0:
             raise ValueError(
                 "`log_scale_bound` must be a positive number, or None for no bound. "

@@ -1,6 +1,7 @@
 """The contract of a flow: one object that is a Keras layer and a TFP bijector."""
 
 import functools
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -43,7 +44,7 @@ class _NoCache:
 class _KnownLogDet:
     """A bijector of which only the log-determinant at one point is asked, and known."""
 
-    def __init__(self, log_det):
+    def __init__(self, log_det) -> None:
         self._log_det = log_det
 
     def forward_log_det_jacobian(self, x, event_ndims=1):
@@ -130,11 +131,11 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     >>> import numpy as np, keras, keras_nf
     >>> from keras import ops
     >>> class Shear(keras_nf.Flow):
-    ...     def forward_and_log_det(self, x, condition=None):
+    ...     def forward_and_log_det(self, x: Any, condition: Any = None) -> tuple[Any, Any]:
     ...         first, second = ops.split(x, 2, axis=-1)
     ...         y = ops.concatenate([first, second + first**2], axis=-1)
     ...         return y, ops.zeros_like(x[..., 0])
-    ...     def inverse_and_log_det(self, y, condition=None):
+    ...     def inverse_and_log_det(self, y: Any, condition: Any = None) -> tuple[Any, Any]:
     ...         first, second = ops.split(y, 2, axis=-1)
     ...         x = ops.concatenate([first, second - first**2], axis=-1)
     ...         return x, ops.zeros_like(y[..., 0])
@@ -172,8 +173,13 @@ class Flow(tfb.Bijector, keras.layers.Layer):
                 setattr(cls, name, _prepared(vars(cls)[name]))
 
     def __init__(
-        self, *, event_size=None, is_constant_jacobian=False, validate_args=False, **kwargs
-    ):
+        self,
+        *,
+        event_size: int | None = None,
+        is_constant_jacobian: bool = False,
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
         keras.layers.Layer.__init__(self, **kwargs)
         tfb.Bijector.__init__(
             self,
@@ -188,7 +194,7 @@ class Flow(tfb.Bijector, keras.layers.Layer):
             self.supports_jit = False
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Name of the layer and of the bijector."""
         return self._keras_name
 
@@ -197,7 +203,7 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         self._keras_name = value
 
     @property
-    def dtype(self):
+    def dtype(self) -> tf.DType:
         """Dtype of the weights, the inputs and the outputs, a `tf.DType` (equal to its name)."""
         return tf.as_dtype(self.variable_dtype)
 
@@ -206,7 +212,7 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         return self.variable_dtype
 
     @property
-    def uses_condition(self):
+    def uses_condition(self) -> bool:
         """Whether a `condition` changes what the flow computes."""
         return False
 
@@ -256,9 +262,10 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     def _post_build(self):
         super()._post_build()
         # TFP's `dist.trainable_variables` finds `tf.Variable`s among the attributes of modules.
-        self._tf_variables = self._no_dependency([v._value for v in self.variables])
+        variables = [v._value for v in self.variables if v._value is not None]
+        self._tf_variables = self._no_dependency(variables)
         # `tf.train.Checkpoint` does not see into Keras's lists of layers and weights.
-        for i, variable in enumerate(self._tf_variables):
+        for i, variable in enumerate(variables):
             self._track_trackable(variable, f"variable_{i}", overwrite=True)
 
     @property
@@ -378,11 +385,11 @@ class Flow(tfb.Bijector, keras.layers.Layer):
                 f"Received: shape {tuple(condition.shape)}."
             )
 
-    def forward_and_log_det(self, x, condition=None):
+    def forward_and_log_det(self, x: Any, condition: Any = None) -> tuple[Any, Any]:
         """Return y = f(x), of the shape of `x`, and log|det dy/dx|, of its batch shape, in nats."""
         raise NotImplementedError(f"{type(self).__name__} must implement `forward_and_log_det`.")
 
-    def inverse_and_log_det(self, y, condition=None):
+    def inverse_and_log_det(self, y: Any, condition: Any = None) -> tuple[Any, Any]:
         """Return x = f^{-1}(y), of the shape of `y`, and log|det dx/dy|, in nats."""
         raise NotImplementedError(f"{type(self).__name__} must implement `inverse_and_log_det`.")
 

@@ -1,5 +1,8 @@
 """FlowModel: a density that trains with `fit`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -70,7 +73,9 @@ class FlowModel(keras.Model):
     (TensorShape([256]), TensorShape([3, 2]))
     """
 
-    def __init__(self, flow, base="normal", **kwargs):
+    def __init__(
+        self, flow: Flow, base: str | Callable[[int], tfd.Distribution] = "normal", **kwargs: Any
+    ) -> None:
         if not isinstance(flow, Flow):
             raise ValueError(
                 f"`flow` must be a keras_nf flow. Received: {flow!r}. Put several into "
@@ -85,7 +90,7 @@ class FlowModel(keras.Model):
         super().__init__(**kwargs)
         self.flow = flow
         self.base = base
-        self._compiled_sample = None
+        self._compiled_sample: Callable[..., tf.Tensor] | None = None
 
     @property
     def input_dtype(self):
@@ -164,7 +169,7 @@ class FlowModel(keras.Model):
         return self.flow.event_size
 
     @property
-    def distribution(self):
+    def distribution(self) -> tfd.TransformedDistribution:
         """The density as a `tfd.TransformedDistribution`, built anew at each access."""
         size = self._known_event_size()
         if not callable(self.base):
@@ -178,7 +183,7 @@ class FlowModel(keras.Model):
             )
         return self.flow(base)
 
-    def log_prob(self, x, condition=None):
+    def log_prob(self, x: Any, condition: Any = None) -> tf.Tensor:
         """Log-density in nats.
 
         Args:
@@ -198,7 +203,7 @@ class FlowModel(keras.Model):
         condition = self.flow._to_tensor(condition, "a condition", "condition_size")
         return self({"x": x, "condition": condition})
 
-    def sample(self, n, condition=None, seed=None):
+    def sample(self, n: int, condition: Any = None, seed: Any = None) -> tf.Tensor:
         """Draw from the model.
 
         The computation is compiled once for each `n` and shape of the condition.

@@ -19,7 +19,7 @@ def planar_flow(
     event_size: int,
     *,
     layers: int = 16,
-    activation: Activation = "tanh",
+    activation: str = "tanh",
     seed: int | None = None,
     dtype: str | None = None,
     **kwargs: Any,

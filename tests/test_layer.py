@@ -33,10 +33,10 @@ def points(case, direction, *batch, **kwargs):
 
 def functional(case, flow, dtype="float32", **kwargs):
     """Put the flow into a functional model of the input and, where there is one, the condition."""
-    inputs = {"x": keras.Input((case.event_size,), dtype=dtype)}
+    inputs = {"x": keras.Input((case.event_size,), dtype=dtype, name="x")}
     condition = {}
     if case.condition_size:
-        inputs["condition"] = keras.Input((case.condition_size,), dtype=dtype)
+        inputs["condition"] = keras.Input((case.condition_size,), dtype=dtype, name="condition")
         condition = {"condition": inputs["condition"]}
     return keras.Model(inputs, flow(inputs["x"], **condition, **kwargs))
 
@@ -232,10 +232,7 @@ def test_sequential(case):
 def test_functional_model_of_the_value_and_the_log_det(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = functional(case, flow, return_log_det=True)
-    assert model.output_shape == ((None, case.event_size), (None,)) or model.output_shape == [
-        (None, case.event_size),
-        (None,),
-    ]
+    assert [output.shape for output in model.outputs] == [(None, case.event_size), (None,)]
     assert_identical(model(x), fused(flow, "forward")(x["x"], x.get("condition")))
 
 
@@ -306,13 +303,7 @@ def test_mixed_precision_is_close_to_float32(case, direction, policy):
     mixed = fused(same_weights(case, policy, flow), direction)(x, **condition)
     for m, e in zip(mixed, exact):
         scale = np.maximum(1.0, np.max(np.abs(e)))
-        print(
-            "RATIO",
-            case.name,
-            direction,
-            policy,
-            float(np.max(np.abs(m - e)) / scale / ROUNDOFF[policy]),
-        )
+        with open("/tmp/ratio.txt", "a") as f: print("RATIO", case.name, direction, policy, float(np.max(np.abs(m - e)) / scale / ROUNDOFF[policy]), file=f)
         assert np.max(np.abs(m - e)) / scale < 30 * ROUNDOFF[policy]
 
 

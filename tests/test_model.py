@@ -607,7 +607,7 @@ class TestCallbacks:
     def test_model_checkpoint(self, tmp_path):
         path = tmp_path / "best.keras"
         model = FlowModel(maf())
-        model.compile("adam")
+        model.compile("adam", jit_compile=False)
         fit(model, X, epochs=2, callbacks=[keras.callbacks.ModelCheckpoint(path)])
         np.testing.assert_array_equal(keras.models.load_model(path).log_prob(X), model.log_prob(X))
 
@@ -638,7 +638,7 @@ class TestCallbacks:
             keras.utils.set_random_seed(1)
             model = FlowModel(maf())
             model.build((None, EVENT))
-            model.compile("adam")
+            model.compile("adam", jit_compile=False)
             return model
 
         interrupted, resumed, whole = fresh(), fresh(), fresh()

@@ -1,5 +1,8 @@
 """Autoregressive flows: each component's map is parameterized by those before it."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -31,14 +34,14 @@ class Autoregressive(Flow):
 
     def __init__(
         self,
-        elementwise,
+        elementwise: Any,
         *,
-        hidden_units=(64, 64),
-        activation="relu",
-        order="sequential",
-        seed=None,
-        **kwargs,
-    ):
+        hidden_units: Sequence[int] = (64, 64),
+        activation: str | Callable[[Any], Any] = "relu",
+        order: str | Sequence[int] = "sequential",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.elementwise = elementwise
         self.conditioner = MADE(
@@ -127,7 +130,7 @@ class MaskedAutoregressive(Autoregressive):
       Estimation. 2017. arXiv:1705.07057
     """
 
-    def __init__(self, *, log_scale_bound=7.0, **kwargs):
+    def __init__(self, *, log_scale_bound: float | None = 7.0, **kwargs: Any) -> None:
         super().__init__(Affine(log_scale_bound), **kwargs)
 
     def get_config(self):

@@ -1,5 +1,8 @@
 """Chain: flows one after the other."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_nf.flow import Flow
@@ -37,7 +40,7 @@ class Chain(Flow):
     [[2.0, 1.0]]
     """
 
-    def __init__(self, flows, **kwargs):
+    def __init__(self, flows: Sequence[Flow], **kwargs: Any) -> None:
         flows = list(flows) if isinstance(flows, (list, tuple)) else flows
         if not isinstance(flows, list) or not all(isinstance(f, Flow) for f in flows):
             raise ValueError(

@@ -1,5 +1,8 @@
 """Coupling flows: one part of the event parameterizes a map of the other."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -37,16 +40,16 @@ class Coupling(Flow):
 
     def __init__(
         self,
-        elementwise,
+        elementwise: Any,
         *,
-        mask="half",
-        swap=False,
-        seed=None,
-        conditioner=None,
-        hidden_units=(64, 64),
-        activation="relu",
-        **kwargs,
-    ):
+        mask: str | Sequence[bool] = "half",
+        swap: bool = False,
+        seed: int | None = None,
+        conditioner: keras.layers.Layer | None = None,
+        hidden_units: Sequence[int] = (64, 64),
+        activation: str | Callable[[Any], Any] = "relu",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.elementwise = elementwise
         self.mask = check_partition(mask)
@@ -168,7 +171,7 @@ class AdditiveCoupling(Coupling):
       Estimation. 2014. arXiv:1410.8516
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(Shift(), **kwargs)
 
     def get_config(self):
@@ -223,7 +226,7 @@ class AffineCoupling(Coupling):
       arXiv:1605.08803
     """
 
-    def __init__(self, *, log_scale_bound=7.0, **kwargs):
+    def __init__(self, *, log_scale_bound: float | None = 7.0, **kwargs: Any) -> None:
         super().__init__(Affine(log_scale_bound), **kwargs)
 
     def get_config(self):

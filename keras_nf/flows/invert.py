@@ -1,5 +1,7 @@
 """Invert: a flow with its directions swapped."""
 
+from typing import Any
+
 import keras
 
 from keras_nf.flow import Flow
@@ -33,7 +35,7 @@ class Invert(Flow):
     [[0.0]]
     """
 
-    def __init__(self, flow, **kwargs):
+    def __init__(self, flow: Flow, **kwargs: Any) -> None:
         if not isinstance(flow, Flow):
             raise ValueError(
                 f"`flow` must be a keras_nf flow. Received: {flow!r}. Use tfb.Invert for other TFP "

@@ -1,5 +1,7 @@
 """Logit: data in a bounded interval."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -47,7 +49,9 @@ class Logit(Flow):
       Estimation. 2017. arXiv:1705.07057
     """
 
-    def __init__(self, low=0.0, high=1.0, *, margin=1e-6, **kwargs):
+    def __init__(
+        self, low: float = 0.0, high: float = 1.0, *, margin: float = 1e-6, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if not -np.inf < low < high < np.inf:
             raise ValueError(

@@ -1,5 +1,8 @@
 """Permute: a fixed reordering of the components."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_nf.flow import Flow
@@ -40,7 +43,13 @@ class Permute(Flow):
     [[3.0, 1.0, 2.0]]
     """
 
-    def __init__(self, permutation="reversed", *, seed=None, **kwargs):
+    def __init__(
+        self,
+        permutation: str | Sequence[int] = "reversed",
+        *,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(is_constant_jacobian=True, **kwargs)
         self.permutation = check_permutation(permutation, "permutation")
         self.seed = draw_seed() if seed is None and permutation == "random" else seed

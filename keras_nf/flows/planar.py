@@ -1,5 +1,7 @@
 """Planar flow: a fold along one hyperplane."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -86,7 +88,7 @@ class Planar(Flow):
       arXiv:1505.05770
     """
 
-    def __init__(self, activation="tanh", *, seed=None, **kwargs):
+    def __init__(self, activation: str = "tanh", *, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if activation not in tuple(_ACTIVATIONS):
             raise ValueError(

@@ -1,5 +1,7 @@
 """Scaling: the last layer of NICE."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -38,7 +40,7 @@ class Scaling(Flow):
       Estimation. 2014. arXiv:1410.8516
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(is_constant_jacobian=True, **kwargs)
 
     def build(self, inputs_shape, condition_shape=None):

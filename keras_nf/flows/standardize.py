@@ -1,5 +1,7 @@
 """Standardize: data in raw units."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -40,7 +42,7 @@ class Standardize(Flow):
     [[1.0, 0.0]]
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(is_constant_jacobian=True, **kwargs)
 
     def build(self, inputs_shape, condition_shape=None):
@@ -49,7 +51,7 @@ class Standardize(Flow):
         self.mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="mean")
         self.std = self.add_weight(shape=shape, initializer="ones", trainable=False, name="std")
 
-    def adapt(self, data):
+    def adapt(self, data: Any) -> None:
         """Set mean and standard deviation to those of the data.
 
         Args:
@@ -60,7 +62,7 @@ class Standardize(Flow):
           ValueError: if a component is constant, or the data are not finite or fewer than two
             rows.
         """
-        count, mean, squares = 0, 0.0, 0.0
+        count, mean, squares = 0, np.zeros(()), np.zeros(())
         for batch in data.as_numpy_iterator() if isinstance(data, tf.data.Dataset) else (data,):
             if isinstance(batch, (dict, tuple)):
                 raise ValueError(

@@ -1,5 +1,8 @@
 """MADE: a network whose i-th output sees only the inputs before i."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -53,14 +56,14 @@ class MADE(MLP):
 
     def __init__(
         self,
-        hidden_units=(64, 64),
-        parameters=1,
+        hidden_units: Sequence[int] = (64, 64),
+        parameters: int = 1,
         *,
-        activation="relu",
-        order="sequential",
-        seed=None,
-        **kwargs,
-    ):
+        activation: str | Callable[[Any], Any] = "relu",
+        order: str | Sequence[int] = "sequential",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(hidden_units, activation=activation, **kwargs)
         self.parameters = parameters
         self.order = check_permutation(order, "order")

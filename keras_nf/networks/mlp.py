@@ -2,6 +2,8 @@
 
 import itertools
 import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -64,7 +66,14 @@ class MLP(keras.layers.Layer):
     TensorShape([5, 4])
     """
 
-    def __init__(self, hidden_units=(64, 64), units=None, *, activation="relu", **kwargs):
+    def __init__(
+        self,
+        hidden_units: Sequence[int] = (64, 64),
+        units: int | None = None,
+        *,
+        activation: str | Callable[[Any], Any] = "relu",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden_units = check_hidden_units(hidden_units)
         self.units = units

@@ -1,0 +1,399 @@
+"""Densities, derivatives and limits that are known in closed form."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from cases import CASES, base_points, build, conditions, data_points, make, perturb, rows
+from tensorflow_probability import distributions as tfd
+
+import keras_nf
+from keras_nf.root import invert_monotone
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
+
+
+def uniform(low, high, dtype="float64"):
+    low = tf.constant([low], dtype)
+    return tfd.Independent(tfd.Uniform(low, tf.constant([high], dtype)), 1)
+
+
+# Change of variables.
+
+
+class Exp(keras_nf.Flow):
+    """x = exp(z)."""
+
+    def forward_and_log_det(self, x, condition=None):
+        return tf.exp(x), tf.reduce_sum(x, axis=-1)
+
+    def inverse_and_log_det(self, y, condition=None):
+        x = tf.math.log(y)
+        return x, -tf.reduce_sum(x, axis=-1)
+
+
+class Linear(keras_nf.Flow):
+    """x = A z."""
+
+    def __init__(self, matrix, **kwargs):
+        super().__init__(is_constant_jacobian=True, **kwargs)
+        self.matrix = np.asarray(matrix)
+
+    def forward_and_log_det(self, x, condition=None):
+        log_det = np.linalg.slogdet(self.matrix)[1]
+        return x @ self.matrix.T, self._constant_log_det(x, log_det)
+
+    def inverse_and_log_det(self, y, condition=None):
+        log_det = np.linalg.slogdet(self.matrix)[1]
+        return y @ np.linalg.inv(self.matrix).T, self._constant_log_det(y, -log_det)
+
+
+def test_four_times_a_uniform():
+    flow = keras_nf.Scaling(dtype="float64")
+    flow.build((None, 1))
+    flow.log_scale.assign([np.log(4.0)])
+    dist = flow(uniform(0.0, 2.0))
+    np.testing.assert_allclose(dist.prob([[4.0]]), [1 / 8], rtol=1e-14)
+    np.testing.assert_array_equal(dist.prob([[-1.0], [9.0]]), [0.0, 0.0])
+
+
+def test_exponential_of_a_uniform():
+    x = np.linspace(1.01, np.exp(2.0) - 0.01, 50)[:, None]
+    dist = Exp(dtype="float64")(uniform(0.0, 2.0))
+    np.testing.assert_allclose(dist.prob(x), 1 / (2 * x[:, 0]), rtol=1e-14)
+
+
+def test_exponential_of_a_normal_is_log_normal():
+    x = np.linspace(0.1, 10.0, 50)[:, None]
+    base = tfd.MultivariateNormalDiag(tf.constant([0.3], "float64"), [0.7])
+    density = np.exp(-0.5 * ((np.log(x) - 0.3) / 0.7) ** 2) / (x * 0.7 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(Exp(dtype="float64")(base).prob(x), density[:, 0], rtol=1e-13)
+
+
+MATRIX = np.array([[2.0, -1.0, 0.5], [0.3, 1.5, 0.0], [-0.7, 0.2, 0.8]])
+
+
+def normal_log_density(x, mean, covariance):
+    difference = x - mean
+    quadratic = np.einsum("ni,ij,nj->n", difference, np.linalg.inv(covariance), difference)
+    log_det = np.linalg.slogdet(2 * np.pi * covariance)[1]
+    return -0.5 * (quadratic + log_det)
+
+
+def test_linear_map_of_a_normal():
+    mean, scale = np.array([1.0, -2.0, 0.5]), np.array([0.5, 1.0, 2.0])
+    base = tfd.MultivariateNormalDiag(mean, scale)
+    dist = Linear(MATRIX, dtype="float64")(base)
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    covariance = MATRIX @ np.diag(scale**2) @ MATRIX.T
+    expected = normal_log_density(x, MATRIX @ mean, covariance)
+    np.testing.assert_allclose(dist.log_prob(x), expected, rtol=1e-12)
+    np.testing.assert_allclose(dist.mean(), MATRIX @ mean, rtol=1e-14)
+    np.testing.assert_allclose(dist.covariance(), covariance, rtol=1e-12)
+
+
+def test_linear_map_of_any_density():
+    base = tfd.Independent(tfd.Gumbel(tf.zeros(3, "float64"), 1.0), 1)
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    z = np.linalg.solve(MATRIX, x.T).T
+    expected = np.sum(-z - np.exp(-z), axis=-1) - np.log(abs(np.linalg.det(MATRIX)))
+    dist = Linear(MATRIX, dtype="float64")(base)
+    np.testing.assert_allclose(dist.log_prob(x), expected, rtol=1e-12)
+
+
+def test_linear_maf_of_a_normal():
+    flow = keras_nf.MaskedAutoregressive(hidden_units=(), log_scale_bound=None, dtype="float64")
+    flow.build((None, 3))
+    kernel, bias = np.zeros((3, 6)), np.array([1.0, -2.0, 0.5, 0.2, -0.4, 0.6])
+    kernel[0, 1], kernel[0, 2], kernel[1, 2] = 0.7, -0.3, 1.2
+    flow.set_weights([kernel, bias])
+    # x = K^T x + shift + exp(log_scale) z, solved for x.
+    solved = np.linalg.inv(np.eye(3) - kernel[:, :3].T)
+    mean, factor = solved @ bias[:3], solved @ np.diag(np.exp(bias[3:]))
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    dist = flow(tfd.MultivariateNormalDiag(tf.zeros(3, "float64")))
+    expected = normal_log_density(x, mean, factor @ factor.T)
+    np.testing.assert_allclose(dist.log_prob(x), expected, rtol=1e-12)
+    np.testing.assert_allclose(flow.forward(x), mean + x @ factor.T, rtol=1e-12)
+
+
+def test_logit_of_a_logistic_is_uniform():
+    flow = keras_nf.Logit(low=-1.0, high=3.0, margin=0.0, dtype="float64")
+    base = tfd.Independent(tfd.Logistic(tf.zeros(1, "float64"), 1.0), 1)
+    x = np.linspace(-0.99, 2.99, 50)[:, None]
+    np.testing.assert_allclose(flow(base).prob(x), np.full(50, 0.25), rtol=1e-12)
+    np.testing.assert_array_equal(flow(base).prob([[-1.1], [3.1]]), [0.0, 0.0])
+
+
+# The planar flow of the paper.
+
+
+def planar_with(w, u, b, dtype, activation="tanh"):
+    flow = keras_nf.Planar(activation, dtype=dtype)
+    flow.build((None, len(w)))
+    flow.w.assign(w)
+    flow.u.assign(u)
+    flow.b.assign(b)
+    return flow
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_planar_is_that_of_the_paper(seed):
+    rng = np.random.default_rng(seed)
+    w, u, b, z = rng.normal(size=4), 3.0 * rng.normal(size=4), rng.normal(), rng.normal(size=(9, 4))
+    # Appendix A.1: m(a) = -1 + log(1 + e^a).
+    u_hat = u + (-1.0 + np.log1p(np.exp(w @ u)) - w @ u) * w / (w @ w)
+    h = np.tanh(z @ w + b)
+    psi = (1.0 - h**2)[:, None] * w
+    x, log_det = planar_with(w, u, b, "float64").forward_and_log_det(z)
+    np.testing.assert_allclose(x, z + u_hat * h[:, None], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(log_det, np.log(np.abs(1.0 + psi @ u_hat)), rtol=1e-11, atol=1e-12)
+
+
+SLOPES = {
+    "tanh": (np.tanh, lambda v: 1.0 - np.tanh(v) ** 2, 1.0),
+    "sigmoid": (
+        lambda v: 1.0 / (1.0 + np.exp(-v)),
+        lambda v: np.exp(-v) / (1.0 + np.exp(-v)) ** 2,
+        0.25,
+    ),
+    "arctan": (np.arctan, lambda v: 1.0 / (1.0 + v**2), 1.0),
+    "softplus": (lambda v: np.log1p(np.exp(v)), lambda v: 1.0 / (1.0 + np.exp(-v)), 1.0),
+    "elu": (lambda v: np.where(v > 0, v, np.expm1(v)), lambda v: np.exp(np.minimum(v, 0.0)), 1.0),
+}
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+def test_planar_of_every_activation(activation):
+    h, slope, max_slope = SLOPES[activation]
+    rng = np.random.default_rng(0)
+    w, u, b, z = rng.normal(size=3), rng.normal(size=3), 0.3, rng.normal(size=(9, 3))
+    u_hat = u + (np.log1p(np.exp(w @ u)) - 1.0 / max_slope - w @ u) * w / (w @ w)
+    v = z @ w + b
+    x, log_det = planar_with(w, u, b, "float64", activation).forward_and_log_det(z)
+    np.testing.assert_allclose(x, z + u_hat * h(v)[:, None], rtol=1e-12, atol=1e-12)
+    expected = np.log(np.abs(1.0 + slope(v) * (w @ u_hat)))
+    np.testing.assert_allclose(log_det, expected, rtol=1e-11, atol=1e-12)
+
+
+# Weights at which the map is nearly flat, steep, far away, or nearly without a direction.
+EXTREME = {
+    "nearly-flat": (1.0, -20.0, 0.0),
+    "flattest": (1.0, -80.0, 0.1),
+    "steep": (1.0, 1e4, -0.5),
+    "long-w": (1e3, 1e-3, 0.0),
+    "long-w-flat": (1e2, -5e-3, 30.0),
+    "short-w": (1e-3, 1.0, 0.0),
+    "short-w-flat": (1e-3, -1e4, 0.0),
+    "far": (1.0, 2.0, 1e4),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("activation", SLOPES)
+@pytest.mark.parametrize("extreme", EXTREME)
+def test_planar_inverse_under_extreme_weights(extreme, activation, dtype):
+    length, along, b = EXTREME[extreme]
+    direction = np.array([0.6, -0.8])
+    across = np.array([0.8, 0.6])
+    flow = planar_with(length * direction, along * direction + 0.5 * across, b, dtype, activation)
+    y = tf.constant(5.0 * np.random.default_rng(0).standard_normal((200, 2)), dtype)
+    x, log_det = flow.inverse_and_log_det(y)
+    assert np.isfinite(x).all()
+    assert np.isfinite(log_det).all()
+    # A float of x is the best there is; the map's slope along w carries its rounding into y.
+    slope = np.exp(np.maximum(0.0, -log_det))
+    size = np.maximum(np.abs(y).max(), np.abs(x).max(axis=-1)) + abs(b / length)
+    error = np.abs(flow.forward(x) - y).max(axis=-1)
+    assert np.max(error / (size * slope)) < 8 * EPSILON[dtype]
+
+
+# The root search.
+
+
+def sinh(v):
+    return tf.sinh(v), tf.cosh(v)
+
+
+def arctan(v):
+    return tf.atan(v), 1.0 / (1.0 + v**2)
+
+
+@DTYPES
+def test_root_is_accurate(dtype):
+    target = tf.constant(np.concatenate([[0.0], np.geomspace(1e-6, 1e6, 60)]), dtype)
+    target = tf.concat([-target, target], axis=0)
+    wide = tf.fill(target.shape, tf.constant(20.0, dtype))
+    root = invert_monotone(sinh, target, -wide, wide)
+    # Two roundings of the result, and those of sinh, whose relative error the root divides by
+    # d log(sinh v) / d log(v) >= 1.
+    np.testing.assert_allclose(root, np.arcsinh(target), rtol=8 * EPSILON[dtype])
+
+
+@DTYPES
+def test_root_is_found_where_newton_diverges(dtype):
+    target = tf.constant(np.linspace(-1.5, 1.5, 61), dtype)
+    wide = tf.fill(target.shape, tf.constant(1e4, dtype))
+    root = invert_monotone(arctan, target, -wide, wide)
+    np.testing.assert_allclose(
+        np.arctan(root), target, rtol=4 * EPSILON[dtype], atol=EPSILON[dtype]
+    )
+
+
+def test_root_at_an_end_of_the_bracket():
+    target = tf.constant([-1.0, 1.0], "float64")
+    exact = np.arcsinh(target)
+    root = invert_monotone(sinh, target, tf.constant(exact - [0, 1]), tf.constant(exact + [1, 0]))
+    np.testing.assert_allclose(root, exact, rtol=1e-14)
+
+
+def scaled_arcsinh(scale, target):
+    """Solve scale sinh(v) = target."""
+    wide = tf.fill(target.shape, tf.constant(20.0, target.dtype))
+    return invert_monotone(lambda v: (scale * tf.sinh(v), scale * tf.cosh(v)), target, -wide, wide)
+
+
+def test_derivatives_of_the_root():
+    t = tf.constant(np.linspace(-3.0, 3.0, 13), "float64")
+    scale = tf.constant(1.0, "float64")
+    with tf.GradientTape() as third:
+        third.watch(t)
+        with tf.GradientTape() as second:
+            second.watch(t)
+            with tf.GradientTape() as first:
+                first.watch(t)
+                root = scaled_arcsinh(scale, t)
+            d1 = first.gradient(root, t)
+        d2 = second.gradient(d1, t)
+    d3 = third.gradient(d2, t)
+    s = 1.0 + t.numpy() ** 2
+    np.testing.assert_allclose(d1, s**-0.5, rtol=1e-13)
+    np.testing.assert_allclose(d2, -t * s**-1.5, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(d3, (2 * t**2 - 1) * s**-2.5, rtol=1e-11, atol=1e-12)
+
+
+def test_derivatives_of_the_root_by_a_parameter():
+    t = tf.constant(np.linspace(-3.0, 3.0, 13), "float64")
+    scale = tf.fill(t.shape, tf.constant(1.7, "float64"))
+    with tf.GradientTape() as second:
+        second.watch(scale)
+        with tf.GradientTape() as first:
+            first.watch(scale)
+            root = scaled_arcsinh(scale, t)
+        d1 = first.gradient(root, scale)
+    d2 = second.gradient(d1, scale)
+    # arcsinh(t / a) by a.
+    a, t = 1.7, t.numpy()
+    np.testing.assert_allclose(d1, -t / (a * np.sqrt(a**2 + t**2)), rtol=1e-13)
+    expected = t * (2 * a**2 + t**2) / (a**2 * (a**2 + t**2) ** 1.5)
+    np.testing.assert_allclose(d2, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+def test_derivatives_of_the_planar_inverse(activation):
+    case = next(case for case in CASES if case.name == f"planar-{activation}")
+    flow, y = make(case), data_points(case, 7)
+    rng = np.random.default_rng(0)
+    start = [weight.numpy() for weight in flow.trainable_variables]
+    change = [rng.standard_normal(value.shape) for value in start]
+
+    def slope():
+        """Derivative of the log-density along the change of the weights, by autodiff."""
+        with tf.GradientTape() as tape:
+            z, log_det = flow.inverse_and_log_det(y)
+            loss = tf.reduce_sum(log_det - 0.5 * tf.reduce_sum(z**2, axis=-1))
+        gradients = tape.gradient(loss, [v.value for v in flow.trainable_variables])
+        return loss, sum(tf.reduce_sum(g * c) for g, c in zip(gradients, change))
+
+    def moved(size):
+        for weight, value, step in zip(flow.trainable_variables, start, change):
+            weight.assign(value + size * step)
+        return [float(value) for value in slope()]
+
+    # Second derivative, from two recordings.
+    size = tf.constant(0.0, "float64")
+    with tf.GradientTape() as outer:
+        variables = [v.value for v in flow.trainable_variables]
+        with tf.GradientTape() as inner:
+            z, log_det = flow.inverse_and_log_det(y)
+            loss = tf.reduce_sum(log_det - 0.5 * tf.reduce_sum(z**2, axis=-1))
+        gradients = inner.gradient(loss, variables)
+        first = sum(tf.reduce_sum(g * c) for g, c in zip(gradients, change))
+    second = sum(tf.reduce_sum(g * c) for g, c in zip(outer.gradient(first, variables), change))
+    size = 1e-5
+    (loss_up, slope_up), (loss_down, slope_down) = moved(size), moved(-size)
+    # A central difference errs by size^2 and by 1e-16 / size of the numbers.
+    assert float(first) == pytest.approx((loss_up - loss_down) / (2 * size), rel=1e-7, abs=1e-7)
+    assert float(second) == pytest.approx((slope_up - slope_down) / (2 * size), rel=1e-7, abs=1e-7)
+
+
+# Limits.
+
+LARGE = [-1e8, -1e4, 1e4, 1e8]
+
+
+def large_points(case):
+    """Every component large, and each of them alone."""
+    inputs = [np.full(case.event_size, size) for size in LARGE]
+    inputs += [size * row for size in LARGE for row in np.eye(case.event_size)]
+    return tf.constant(np.array(inputs), "float32")
+
+
+@rows()
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_large_inputs_give_no_nan(case, direction):
+    flow, x = make(case, "float32"), large_points(case)
+    condition = conditions(case, len(x), dtype="float32")
+    value, log_det = getattr(flow, f"{direction}_and_log_det")(x, **condition)
+    assert np.isfinite(value).all()
+    # Outside of a bounded interval the density is zero.
+    bounded = case.base == "uniform" if direction == "forward" else case.data != (-3.0, 3.0)
+    assert not np.isnan(log_det).any()
+    assert np.isfinite(log_det).all() or bounded
+
+
+@rows(lambda case: case.base == "normal" and case.data == (-3.0, 3.0))
+def test_large_inputs_give_finite_gradients(case):
+    flow, x = make(case, "float32"), large_points(case)
+    condition = conditions(case, len(x), dtype="float32")
+    for direction in ("forward", "inverse"):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value, log_det = getattr(flow, f"{direction}_and_log_det")(x, **condition)
+            loss = tf.reduce_mean(value) + tf.reduce_mean(log_det)
+        sources = [x, *[v.value for v in flow.trainable_variables]]
+        gradients = tape.gradient(loss, sources, unconnected_gradients="zero")
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def is_fresh_identity(case):
+    return case.public not in ("Permute", "Logit", "Planar", "planar_flow") and not any(
+        part in case.name for part in ("logit", "planar", "chain", "network")
+    )
+
+
+@rows(is_fresh_identity)
+def test_fresh_flow_is_the_identity(case):
+    flow, x = build(case), base_points(case, 9)
+    y, log_det = flow.forward_and_log_det(x, **conditions(case, 9))
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(log_det, np.zeros(9))
+
+
+@rows(lambda case: case.public in ("Planar", "planar_flow"))
+def test_fresh_planar_flow_is_close_to_the_identity(case):
+    flow, x = build(case), base_points(case, 9)
+    y, log_det = flow.forward_and_log_det(x)
+    # The initial noise has a standard deviation of 0.01 for each component and layer.
+    np.testing.assert_allclose(y, x, atol=0.2)
+    np.testing.assert_allclose(log_det, np.zeros(9), atol=0.2)
+
+
+@pytest.mark.parametrize("bound", [0.5, 7.0])
+def test_log_scale_stays_below_its_bound(bound):
+    flow = keras_nf.AffineCoupling(hidden_units=(), log_scale_bound=bound, dtype="float64")
+    flow.build((None, 2))
+    perturb(flow)
+    _, log_det = flow.forward_and_log_det(np.array([[1e6, 0.0], [-1e6, 0.0]]))
+    assert np.all(np.abs(log_det) < bound)
+    assert np.all(np.abs(log_det) > 0.99 * bound)

@@ -1,0 +1,382 @@
+"""Files: what is loaded computes, to the last bit, what was saved."""
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cases import perturb
+from tensorflow_probability import distributions as tfd
+
+import keras_nf
+from keras_nf import FlowModel
+
+EVENT, CONDITION = 4, 2
+RNG = np.random.default_rng(0)
+X = RNG.uniform(0.05, 0.95, size=(6, EVENT)).astype("float32")
+C = RNG.normal(size=(6, CONDITION)).astype("float32")
+SMALL = {"layers": 2, "hidden_units": (8,), "activation": "tanh"}
+
+BASE = """
+import keras
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+@keras.saving.register_keras_serializable("saving_tests")
+def laplace(event_size):
+    return tfd.Independent(tfd.Laplace(tf.zeros(event_size), 1.0), 1)
+"""
+
+
+@keras.saving.register_keras_serializable("saving_tests")
+def laplace(event_size):
+    return tfd.Independent(tfd.Laplace(tf.zeros(event_size), 1.0), 1)
+
+
+def standardized_maf():
+    standardize = keras_nf.Standardize()
+    standardize.adapt(3.0 * X + 1.0)
+    return keras_nf.Chain([keras_nf.maf(EVENT, **SMALL), standardize])
+
+
+def coupling_with_network():
+    network = keras.Sequential(
+        [keras.layers.Dense(8, "gelu"), keras.layers.LayerNormalization(), keras.layers.Dense(4)]
+    )
+    return keras_nf.AffineCoupling(conditioner=network)
+
+
+def pixels():
+    flows = [keras_nf.real_nvp(EVENT, **SMALL), keras_nf.Permute("random"), keras_nf.Logit()]
+    return keras_nf.Chain(flows)
+
+
+# Models, each as a flow and the options of the model; where nothing is said, seeds are drawn.
+MODELS = {
+    "planar": (lambda: keras_nf.planar_flow(EVENT, layers=2), {}),
+    "nice": (lambda: keras_nf.nice(EVENT, mask="random", **SMALL), {"base": "logistic"}),
+    "real-nvp": (lambda: keras_nf.real_nvp(EVENT, mask="random", **SMALL), {}),
+    "maf": (lambda: keras_nf.maf(EVENT, order="random", **SMALL), {}),
+    "iaf": (lambda: keras_nf.iaf(EVENT, order="random", **SMALL), {}),
+    "given-order": (lambda: keras_nf.MaskedAutoregressive(order=(2, 0, 3, 1)), {}),
+    "given-mask": (lambda: keras_nf.AdditiveCoupling(mask=(True, False, False, True)), {}),
+    "standardized": (standardized_maf, {}),
+    "pixels": (pixels, {}),
+    "inverted": (lambda: keras_nf.Invert(keras_nf.iaf(EVENT, **SMALL)), {}),
+    "network": (coupling_with_network, {}),
+    "user-base": (lambda: keras_nf.real_nvp(EVENT, **SMALL), {"base": laplace}),
+    "uniform-base": (lambda: keras_nf.Invert(keras_nf.Logit()), {"base": "uniform"}),
+    "float64": (lambda: keras_nf.maf(EVENT, dtype="float64", **SMALL), {}),
+    "mixed": (lambda: keras_nf.real_nvp(EVENT, dtype="mixed_bfloat16", **SMALL), {}),
+    "conditional-maf": (lambda: keras_nf.maf(EVENT, **SMALL), {}),
+    "conditional-real-nvp": (lambda: keras_nf.real_nvp(EVENT, **SMALL), {}),
+    "conditional-network": (coupling_with_network, {}),
+}
+names = pytest.mark.parametrize("name", MODELS)
+
+
+def condition_of(name):
+    return C if name.startswith("conditional") else None
+
+
+def inputs_of(name, rows=slice(None)):
+    """Return what the model takes in a call."""
+    return {"x": X[rows], "condition": C[rows]} if condition_of(name) is not None else X[rows]
+
+
+def make(name):
+    """Return a model with random weights; those of `Standardize` stay."""
+    flow, options = MODELS[name]
+    model = FlowModel(flow(), **options)
+    model(inputs_of(name))
+    fixed = [v.numpy() for v in model.non_trainable_variables]
+    perturb(model.flow)
+    for variable, value in zip(model.non_trainable_variables, fixed):
+        variable.assign(value)
+    return model
+
+
+def assert_same(loaded, model, name):
+    """Compare densities to the last bit."""
+    condition = condition_of(name)
+    np.testing.assert_array_equal(loaded.log_prob(X, condition), model.log_prob(X, condition))
+
+
+def run_python(script, *args):
+    """Run a script in a process of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=os.path.dirname(os.path.dirname(keras_nf.__file__)),
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@names
+def test_keras_file(name, tmp_path):
+    model = make(name)
+    model.save(tmp_path / "model.keras")
+    assert_same(keras.models.load_model(tmp_path / "model.keras"), model, name)
+
+
+@names
+def test_weights_file(name, tmp_path):
+    model = make(name)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = FlowModel.from_config(model.get_config())
+    other(inputs_of(name))
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert_same(other, model, name)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["deepcopy", "pickle"],
+)
+@pytest.mark.parametrize("name", ["maf", "pixels", "conditional-network"])
+def test_copies(name, copied):
+    model = make(name)
+    assert_same(copied(model), model, name)
+
+
+@pytest.mark.parametrize("name", ["maf", "pixels", "standardized", "conditional-real-nvp"])
+def test_copy_does_not_share_weights(name):
+    model = make(name)
+    clone = copy.deepcopy(model)
+    before = model.log_prob(X, condition_of(name)).numpy()
+    perturb(clone.flow, seed=1)
+    np.testing.assert_array_equal(model.log_prob(X, condition_of(name)), before)
+
+
+@pytest.mark.parametrize("name", ["maf", "pixels", "standardized", "conditional-network"])
+def test_clone_has_the_architecture(name):
+    model = make(name)
+    clone = keras.models.clone_model(model)
+    clone(inputs_of(name))
+    clone.set_weights(model.get_weights())
+    assert_same(clone, model, name)
+
+
+@names
+def test_config_is_json(name):
+    config = make(name).get_config()
+    assert json.loads(json.dumps(config)) == json.loads(
+        json.dumps(FlowModel.from_config(config).get_config())
+    )
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Densities and samples of all models, loaded in a process that did not make them."""
+    folder = tmp_path_factory.mktemp("saved")
+    models = {name: make(name) for name in MODELS}
+    for name, model in models.items():
+        model.save(folder / f"{name}.keras")
+    np.savez(folder / "inputs.npz", x=X, condition=C)
+    script = """
+        import pathlib, sys
+        import numpy as np
+        import keras_nf
+
+        folder = pathlib.Path(sys.argv[1])
+        inputs = np.load(folder / "inputs.npz")
+        for path in folder.glob("*.keras"):
+            model = keras.models.load_model(path)
+            condition = inputs["condition"] if path.stem.startswith("conditional") else None
+            np.savez(
+                folder / f"{path.stem}.npz",
+                log_prob=model.log_prob(inputs["x"], condition),
+                sample=model.sample(3, condition, seed=1),
+            )
+    """
+    run_python(BASE + textwrap.dedent(script), folder)
+    return models, {name: np.load(folder / f"{name}.npz") for name in MODELS}
+
+
+@names
+def test_another_process_computes_the_same_densities(name, elsewhere):
+    models, results = elsewhere
+    expected = models[name].log_prob(X, condition_of(name))
+    np.testing.assert_array_equal(results[name]["log_prob"], expected)
+
+
+@names
+def test_another_process_draws_the_same_samples(name, elsewhere):
+    models, results = elsewhere
+    expected = models[name].sample(3, condition_of(name), seed=1)
+    np.testing.assert_array_equal(results[name]["sample"], expected)
+
+
+class TestTrainingState:
+    def fit(self, model, epochs=2):
+        model.fit(np.tile(X, (4, 1)), batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+
+    def trained(self):
+        keras.utils.set_random_seed(1)
+        model = FlowModel(keras_nf.maf(EVENT, **SMALL))
+        model.compile(keras.optimizers.Adam(0.01), metrics=[keras.metrics.MeanMetricWrapper(bits)])
+        self.fit(model)
+        return model
+
+    def loaded(self, model, path):
+        model.save(path / "model.keras")
+        return keras.models.load_model(path / "model.keras")
+
+    def test_training_goes_on_as_if_uninterrupted(self, tmp_path):
+        model = self.trained()
+        loaded = self.loaded(model, tmp_path)
+        self.fit(model)
+        self.fit(loaded)
+        for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_optimizer_comes_back(self, tmp_path):
+        model = self.trained()
+        loaded = self.loaded(model, tmp_path)
+        assert type(loaded.optimizer) is keras.optimizers.Adam
+        assert int(loaded.optimizer.iterations) == 6
+        for a, b in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_loss_and_metrics_come_back(self, tmp_path):
+        model = self.trained()
+        loaded = self.loaded(model, tmp_path)
+        assert loaded.evaluate(X, verbose=0) == model.evaluate(X, verbose=0)
+
+    def test_a_file_without_compilation_stays_without(self, tmp_path):
+        model = make("maf")
+        model.save(tmp_path / "model.keras")
+        assert not keras.models.load_model(tmp_path / "model.keras").compiled
+
+
+@keras.saving.register_keras_serializable("saving_tests")
+def bits(y_true, y_pred):
+    return -y_pred / np.log(2.0)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("write", ["save", "config"])
+    def test_base_that_is_not_registered(self, write, tmp_path):
+        def unknown(event_size):
+            return laplace(event_size)
+
+        model = FlowModel(keras_nf.maf(EVENT, **SMALL), base=unknown)
+        with pytest.raises(
+            ValueError, match=r"unknown.*not registered.*register_keras_serializable"
+        ):
+            model.save(tmp_path / "model.keras") if write == "save" else model.get_config()
+
+    def test_base_that_is_not_registered_where_the_file_is_loaded(self, tmp_path):
+        make("user-base").save(tmp_path / "model.keras")
+        path = rewritten(
+            tmp_path / "model.keras", lambda c: c["base"].update(config="nobody>nothing")
+        )
+        with pytest.raises((TypeError, ValueError), match="nobody>nothing"):
+            keras.models.load_model(path)
+
+    def test_unknown_class(self, tmp_path):
+        make("maf").save(tmp_path / "model.keras")
+        stranger = {"module": None, "class_name": "Stranger", "registered_name": "nobody>Stranger"}
+        path = rewritten(tmp_path / "model.keras", lambda c: c["flow"].update(stranger))
+        with pytest.raises(TypeError, match="Stranger"):
+            keras.models.load_model(path)
+
+    @pytest.mark.parametrize("module", ["os", "builtins"])
+    def test_function_of_another_module_as_a_base(self, module, tmp_path):
+        make("user-base").save(tmp_path / "model.keras")
+        function = {"module": module, "config": "system", "registered_name": "system"}
+        path = rewritten(tmp_path / "model.keras", lambda c: c["base"].update(function))
+        with pytest.raises((TypeError, ValueError), match="system"):
+            keras.models.load_model(path)
+
+    def test_flow_of_a_class_that_is_not_registered(self, tmp_path):
+        class Twice(keras_nf.Flow):
+            def forward_and_log_det(self, x, condition=None):
+                return 2.0 * x, self._constant_log_det(x, EVENT * np.log(2.0))
+
+            def inverse_and_log_det(self, y, condition=None):
+                return 0.5 * y, self._constant_log_det(y, -EVENT * np.log(2.0))
+
+        model = FlowModel(Twice(event_size=EVENT))
+        model(X)
+        model.save(tmp_path / "model.keras")
+        with pytest.raises(TypeError, match="Twice"):
+            keras.models.load_model(tmp_path / "model.keras")
+
+
+def rewritten(path, change):
+    """Return the path of a copy of a `.keras` file with another model config."""
+    target = path.with_name("rewritten.keras")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copied:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                change(config["config"])
+                content = json.dumps(config)
+            copied.writestr(name, content)
+    return target
+
+
+EXPORTED = ["planar", "nice", "maf", "iaf", "standardized", "network", "conditional-maf"]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Log-densities of Keras's own export, where neither Keras nor this package can be had."""
+    folder = tmp_path_factory.mktemp("exported")
+    models = {name: make(name) for name in EXPORTED}
+    for name, model in models.items():
+        model.export(folder / name)
+    np.savez(folder / "inputs.npz", x=X, condition=C)
+    script = """
+        import pathlib, sys
+        for name in ("keras", "keras_nf", "tensorflow_probability", "tf_keras"):
+            sys.modules[name] = None
+        import numpy as np
+        import tensorflow as tf
+
+        folder = pathlib.Path(sys.argv[1])
+        inputs = np.load(folder / "inputs.npz")
+        for path in filter(pathlib.Path.is_dir, folder.iterdir()):
+            served = tf.saved_model.load(str(path))
+            results = {}
+            for rows in (6, 2):
+                x, condition = inputs["x"][:rows], inputs["condition"][:rows]
+                conditional = path.name.startswith("conditional")
+                data = {"x": x, "condition": condition} if conditional else x
+                results[f"rows_{rows}"] = served.serve(data)
+            np.savez(folder / f"{path.name}.npz", **results)
+    """
+    run_python(script, folder)
+    return models, {name: np.load(folder / f"{name}.npz") for name in EXPORTED}
+
+
+@pytest.mark.parametrize("rows", [6, 2])
+@pytest.mark.parametrize("name", EXPORTED)
+def test_exported_endpoint_gives_the_log_density(name, rows, served):
+    models, results = served
+    condition = condition_of(name)
+    expected = models[name].log_prob(X, condition)[:rows]
+    # A graph may fuse what eager mode computes one by one.
+    np.testing.assert_allclose(results[name][f"rows_{rows}"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_exported_signature_takes_any_number_of_rows(tmp_path):
+    model = make("maf")
+    model.export(tmp_path / "model")
+    served = tf.saved_model.load(str(tmp_path / "model"))
+    (spec,) = served.signatures["serving_default"].structured_input_signature[1].values()
+    assert spec.shape.as_list() == [None, EVENT]
