@@ -243,6 +243,9 @@ CASES = [
     # Nothing comes before the only component: the first kernel is masked altogether.
     masked("maf-single", of(MAF, **SMALL), event_size=1, idle=(0,)),
     masked("maf-narrow", of(MAF, hidden_units=(3,), activation="tanh"), event_size=6),
+    masked(
+        "maf-long", of(MAF, hidden_units=(12, 9), order="random", seed=5), event_size=11, weights=6
+    ),
     masked("maf-unbounded", of(MAF, log_scale_bound=None, **SMALL), event_size=2),
     masked("maf-conditional", of(MAF, **SMALL), event_size=3, condition_size=2, weights=5),
     masked(
@@ -264,6 +267,13 @@ CASES = [
     inverse_masked("iaf-random", of(IAF, order="random", seed=5, **SMALL), event_size=4),
     inverse_masked("iaf-deep", of(IAF, hidden_units=(8, 8)), event_size=3, weights=6),
     inverse_masked("iaf-single", of(IAF, **SMALL), event_size=1, idle=(0,)),
+    inverse_masked(
+        "iaf-long-conditional",
+        of(IAF, hidden_units=(12, 9), order="reversed"),
+        event_size=9,
+        condition_size=2,
+        weights=7,
+    ),
     inverse_masked("iaf-conditional", of(IAF, **SMALL), event_size=3, condition_size=2, weights=5),
     Case("permute-reversed", "Permute", Permute, 2, affine=True),
     Case("permute-random", "Permute", of(Permute, permutation="random", seed=5), 5, affine=True),

@@ -196,10 +196,9 @@ def test_affine_rows_and_no_others_are_affine(case):
 
 @rows()
 @DIRECTIONS
-@pytest.mark.parametrize("batch", [(), (6,), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("batch", [(), (0,), (2, 3)], ids=str)
 def test_batches_of_any_rank(case, direction, batch):
     flow = make(case)
-    # One row of a condition for a single point, one for each row of a batch.
     x, condition = points(case, direction, *batch), conditions(case, *batch)
     value, log_det = fused(flow, direction)(x, **condition)
     assert value.shape == (*batch, case.event_size)
@@ -232,7 +231,7 @@ def test_unknown_batch_size(case, direction):
 
 @rows()
 @DIRECTIONS
-@pytest.mark.parametrize("batch", [(), (6,), (2, 3)], ids=str)
+@pytest.mark.parametrize("batch", [(), (2, 3)], ids=str)
 def test_unknown_rank(case, direction, batch):
     flow, x, condition = make(case), points(case, direction, *batch), conditions(case, *batch)
     signature = [tf.TensorSpec(None, t.dtype) for t in (x, *condition.values())]

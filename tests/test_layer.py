@@ -301,10 +301,10 @@ def test_mixed_precision_is_close_to_float32(case, direction, policy):
     )
     exact = fused(flow, direction)(x, **condition)
     mixed = fused(same_weights(case, policy, flow), direction)(x, **condition)
+    # Some ten roundings in each network, which its log-scales and later networks stretch.
     for m, e in zip(mixed, exact):
         scale = np.maximum(1.0, np.max(np.abs(e)))
-        with open("/tmp/ratio.txt", "a") as f: print("RATIO", case.name, direction, policy, float(np.max(np.abs(m - e)) / scale / ROUNDOFF[policy]), file=f)
-        assert np.max(np.abs(m - e)) / scale < 30 * ROUNDOFF[policy]
+        assert np.max(np.abs(m - e)) / scale < 20 * ROUNDOFF[policy]
 
 
 @rows(lambda case: case.conditional)

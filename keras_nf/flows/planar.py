@@ -119,7 +119,10 @@ class Planar(Flow):
         """Return w, u_hat and softplus(w^T u) = w^T u_hat + 1 / max h'."""
         w, u = self.w, self.u
         projection = ops.sum(w * u)
-        excess = ops.softplus(projection)
+        # A smaller excess changes nothing but the width of the inverse's bracket.
+        excess = ops.maximum(
+            ops.softplus(projection), float(np.finfo(self.variable_dtype).eps) ** 2
+        )
         # Only w = 0, where every u_hat is allowed, needs the guard.
         norm = ops.maximum(ops.sum(w**2), float(np.finfo(self.variable_dtype).tiny))
         u_hat = u + (excess - 1.0 / self._max_slope - projection) * w / norm
@@ -149,6 +152,9 @@ class Planar(Flow):
         near = target + gap / ops.maximum(1.0, self._max_slope * excess)
         v = invert_monotone(along_w, target, ops.minimum(near, far), ops.maximum(near, far))
         h, slope, slack = self._h(v)
+        # Where the map is steep, what is left of the error of v would be stretched twice.
+        steep = ops.maximum(factor, 1.0)
+        h = ops.where(factor > 1.0, (target - v) / steep, h)
         return y - u_hat * h[..., None], -self._log_slope(excess, slope, slack)
 
     def get_config(self):

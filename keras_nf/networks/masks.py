@@ -61,10 +61,12 @@ def hidden_degrees(size, hidden_units, conditional):
     """Return the degrees of MADE's hidden units, one sorted array per layer.
 
     The k-th component in order, counted from one, has degree k; a hidden unit of degree m sees
-    the components of degree at most m. Degrees are spread evenly over a layer. With a condition
-    there are units of degree 0, which see the condition alone: the first component needs them.
+    the components of degree at most m. Degrees are spread evenly over a layer: the numbers of
+    units per degree differ by one at most. With a condition there are units of degree 0, which see
+    the condition alone: the first component needs them.
     """
     lowest = 0 if conditional or size == 1 else 1
+    groups = max(size - lowest, 1)
     degrees = []
     for units in hidden_units:
         if units == 1 and conditional and size > 1:
@@ -72,9 +74,13 @@ def hidden_degrees(size, hidden_units, conditional):
                 "A hidden layer of a conditional MADE needs at least 2 units, one that sees only "
                 f"the condition and one that sees the event. Received: hidden_units={hidden_units}."
             )
-        # A single unit takes the highest degree, so that something depends on every component.
-        spread = np.linspace(size - 1, lowest, units)[::-1]
-        degrees.append(np.rint(spread).astype(int))
+        if units < groups:
+            # A single unit takes the highest degree, so that something depends on everything.
+            spread = np.linspace(lowest + groups - 1, lowest, units)[::-1]
+            degrees.append(np.rint(spread).astype(int))
+        else:
+            counts = np.full(groups, units // groups) + (np.arange(groups) < units % groups)
+            degrees.append(lowest + np.repeat(np.arange(groups), counts))
     return degrees
 
 

@@ -33,34 +33,19 @@ class _Layout:
 
     Attributes:
       lowest: lowest degree of a hidden unit, the number of components before the first step.
-      steps: number of steps, padded to whole blocks.
       block: number of steps in a block.
+      steps: number of steps, padded to whole blocks.
       widths: rows per step, for the components, each hidden layer and the parameters.
-      rows: the unit in each row, for the same layers; the number of units stands for padding.
     """
 
     def __init__(self, made):
-        order = made._order
-        size = len(order)
-        self.lowest = 0 if made._condition_kernel is not None or size == 1 else 1
-        steps = size - self.lowest
-        layers = [[np.array([unit]) for unit in order[self.lowest :]]]
-        units = [size]
-        for degrees in made._degrees:
-            layers.append([np.flatnonzero(degrees == k + self.lowest) for k in range(steps)])
-            units.append(len(degrees))
-        parameters = np.arange(made.parameters) * size
-        layers.append([unit + parameters for unit in order[self.lowest :]])
-        units.append(size * made.parameters)
-        self.widths = [max((len(group) for group in layer), default=1) for layer in layers]
+        self.order, self.parameters, self.degrees = made._order, made.parameters, made._degrees
+        self.lowest = 0 if made._condition_kernel is not None or len(self.order) == 1 else 1
+        steps = len(self.order) - self.lowest
         self.block = min(_BLOCK, max(steps, 1))
         self.steps = -(-steps // self.block) * self.block
-        self.rows = []
-        for layer, width, count in zip(layers, self.widths, units):
-            rows = np.full((self.steps, width), count)
-            for row, group in zip(rows, layer):
-                row[: len(group)] = group
-            self.rows.append(rows.ravel())
+        self.counts = [np.bincount(d - self.lowest, minlength=steps) for d in self.degrees]
+        self.widths = [1, *[int(max(count)) for count in self.counts], self.parameters]
 
     def stages(self):
         """Ranges of blocks; in each, buffers hold no more rows than the range needs."""
@@ -68,15 +53,56 @@ class _Layout:
         bounds = np.linspace(0, blocks, _STAGES + 1).astype(int).tolist()
         return [(start, end) for start, end in itertools.pairwise(bounds) if start < end]
 
+    def components(self, values):
+        """Rows of the components computed in steps, from a row for each component."""
+        return _grow(_take(values, self.order)[self.lowest :], self.steps)
 
-def _take(values, rows, axis):
-    """Take rows, where an index past the end stands for zeros."""
-    size = values.shape[axis]
-    if np.array_equal(rows, np.arange(size)):
+    def unordered(self, first, rows):
+        """Rows of all components, from the first one's and those computed in steps."""
+        rows = rows[: len(self.order) - self.lowest]
+        rows = rows if first is None else tf.concat([first, rows], axis=0)
+        return _take(rows, np.argsort(self.order))
+
+    def parameter_rows(self, values):
+        """Rows of the parameters computed in steps, a step's next to each other."""
+        size, columns = len(self.order), tf.shape(values)[1]
+        values = tf.transpose(tf.reshape(values, (self.parameters, size, columns)), (1, 0, 2))
+        rows = _take(values, self.order)[self.lowest :]
+        return _grow(tf.reshape(rows, (-1, columns)), self.steps * self.parameters)
+
+    def hidden_rows(self, values, layer):
+        """Rows of a hidden layer, each step's group padded with zeros to the widest."""
+        counts, width = self.counts[layer], self.widths[layer + 1]
+        if counts.min() < width - 1 or (np.diff(counts) > 0).any():
+            groups = np.split(np.arange(counts.sum()), np.cumsum(counts)[:-1])
+            rows = np.full((len(counts), width), counts.sum())
+            for row, group in zip(rows, groups):
+                row[: len(group)] = group
+            values = tf.gather(_grow(values, counts.sum() + 1), rows.ravel())
+        elif counts.min() < width:
+            # Full groups come first. Padding is much cheaper than a gather.
+            full = int((counts == width).sum()) * width
+            columns = tf.shape(values)[1]
+            short = tf.reshape(values[full:], (-1, width - 1, columns))
+            short = tf.reshape(tf.pad(short, [[0, 0], [0, 1], [0, 0]]), (-1, columns))
+            values = tf.concat([values[:full], short], axis=0)
+        return _grow(values, self.steps * width)
+
+    def rows(self, values, layer):
+        """Rows of one layer, from a row for each unit: 0 stands for the components."""
+        if layer == 0:
+            return self.components(values)
+        if layer <= len(self.counts):
+            return self.hidden_rows(values, layer - 1)
+        return self.parameter_rows(values)
+
+
+def _take(values, rows):
+    if np.array_equal(rows, np.arange(len(rows))):
         return values
-    if (rows >= size).any():
-        values = tf.pad(values, [[0, int(a == axis)] for a in range(len(values.shape))])
-    return tf.gather(values, rows, axis=axis)
+    if np.array_equal(rows, np.arange(len(rows))[::-1]):
+        return tf.reverse(values, [0])
+    return tf.gather(values, rows)
 
 
 def _rows(values, index, count):
@@ -89,6 +115,8 @@ def _write(values, index, rows):
 
 
 def _grow(values, height):
+    if values.shape[0] == height:
+        return values
     return tf.pad(values, [[0, height - values.shape[0]], [0, 0]])
 
 
@@ -103,17 +131,16 @@ class _Solver:
     def _arrange(self, first, condition, weights):
         """Masked kernels as (rows out, rows in) and biases as (rows out, 1 or batch).
 
-        `first` holds the components before the first step; the first layer's biases contain what
-        they and the condition contribute. Returns the first column of the first kernel as well.
+        `first` is the component before the first step, if there is one; the first layer's biases
+        contain what it and the condition contribute. Its column of the first kernel comes third.
         """
         made, layout = self.made, self.layout
         depth, dtype = len(made._masks), made.compute_dtype
         kernels, biases = [], []
         for i, mask in enumerate(made._masks):
             kernel, bias = weights[i], weights[depth + i]
-            kernel = tf.transpose(ops.cast(kernel * ops.cast(mask, kernel.dtype), dtype))
-            kernel = _take(kernel, layout.rows[i + 1], 0)
-            bias = _take(ops.cast(bias, dtype)[:, None], layout.rows[i + 1], 0)
+            kernel = ops.cast(kernel * ops.cast(mask, kernel.dtype), dtype)
+            bias = layout.rows(ops.cast(bias, dtype)[:, None], i + 1)
             if i == 0:
                 if condition is not None:
                     shift = tf.matmul(
@@ -122,10 +149,13 @@ class _Solver:
                         transpose_a=True,
                         transpose_b=True,
                     )
-                    bias = bias + _take(shift, layout.rows[1], 0)
-                column = tf.gather(kernel, made._order[: layout.lowest], axis=1)
-                bias = bias + tf.matmul(column, ops.cast(first, dtype))
-            kernels.append(_take(kernel, layout.rows[i], 1))
+                    bias = bias + layout.rows(shift, 1)
+                column = None
+                if layout.lowest == 1:
+                    column = layout.rows(kernel[made._order[0]][:, None], 1)
+                    bias = bias + column * ops.cast(first, dtype)
+            kernel = tf.transpose(layout.rows(kernel, i))
+            kernels.append(layout.rows(kernel, i + 1))
             biases.append(bias)
         return kernels, biases, column
 
@@ -136,13 +166,13 @@ class _Solver:
         return y, tf.zeros_like(y) if log_derivative is None else log_derivative
 
     def _first(self, x, weights):
-        """Return the components before the first step and their log-derivatives."""
+        """Return the component before the first step, if any, and its log-derivative."""
         if self.layout.lowest == 0:
-            return x[:0], tf.zeros_like(x[0])
+            return None, tf.zeros_like(x[0])
         made = self.made
         bias = tf.reshape(weights[2 * len(made._masks) - 1], (made.parameters, -1))
         raw = ops.cast(bias[:, made._order[0]], made.compute_dtype)
-        y, log_derivative = self._component(x[0], raw[:, None] + tf.zeros_like(x[:1]))
+        y, log_derivative = self._component(x[made._order[0]], raw[:, None] + tf.zeros_like(x[:1]))
         return y[None], log_derivative
 
     def solve(self, x, condition, weights):
@@ -151,8 +181,8 @@ class _Solver:
         block, widths = layout.block, layout.widths
         first, log_det = self._first(x, weights)
         kernels, biases, _ = self._arrange(first, condition, weights)
-        x_steps = _grow(x[layout.lowest :], layout.steps)
-        batch = tf.shape(x)[1]
+        x_steps = layout.components(x)
+        batch = x.shape[1] if x.shape[1] is not None else tf.shape(x)[1]
 
         def solve_block(n, log_det, *buffers):
             starts, diagonals = [], []
@@ -200,24 +230,24 @@ class _Solver:
                 (start, log_det, *buffers),
                 maximum_iterations=end - start,
             )
-        y = tf.concat([first, buffers[0]], axis=0)
-        return y[: x.shape[0]], log_det
+        return layout.unordered(first, buffers[0]), log_det
 
-    def adjoints(self, x, y, condition, weights, upstream_y, upstream_log_det):
+    def adjoints(self, x, y, upstream_y, upstream_log_det, condition, weights):
         """Return the total derivative with respect to each component of y."""
         layout, dtype = self.layout, self.made.compute_dtype
         block, widths, lowest = layout.block, layout.widths, layout.lowest
-        kernels, biases, column = self._arrange(y[:lowest], condition, weights)
+        first = y[layout.order[0]][None] if lowest == 1 else None
+        kernels, biases, column = self._arrange(first, condition, weights)
         slopes, direct, indirect = self._local_derivatives(
-            _grow(x[lowest:], layout.steps),
-            _grow(y[lowest:], layout.steps),
+            layout.components(x),
+            layout.components(y),
             kernels,
             biases,
             upstream_log_det,
         )
         columns = [tf.transpose(kernel) for kernel in kernels]
-        upstream = _grow(upstream_y[lowest:], layout.steps)
-        batch = tf.shape(x)[1]
+        upstream = layout.components(upstream_y)
+        batch = x.shape[1] if x.shape[1] is not None else tf.shape(x)[1]
         depth = len(kernels)
 
         def solve_block(n, total, *buffers):
@@ -266,9 +296,10 @@ class _Solver:
             (blocks - 1, tf.zeros((layout.steps, batch), x.dtype), *buffers),
             maximum_iterations=blocks,
         )
-        back = tf.matmul(column, buffers[0], transpose_a=True)
-        first = upstream_y[:lowest] + ops.cast(back, x.dtype)
-        return tf.concat([first, total], axis=0)[: x.shape[0]]
+        if lowest == 1:
+            back = tf.matmul(column, buffers[0], transpose_a=True)
+            first = upstream_y[layout.order[0]][None] + ops.cast(back, x.dtype)
+        return layout.unordered(first, total)
 
     def _local_derivatives(self, x, y, kernels, biases, upstream_log_det):
         """Slopes of all hidden units, and of the map in its parameters, at the known result."""
@@ -309,34 +340,25 @@ def solve_sequentially(made, elementwise, x, condition=None):
       y, of the shape of `x`, and the sum of the map's log-derivatives, of shape `(batch,)`.
     """
     solver = _Solver(made, elementwise)
-    order = made._order
-    inverse_order = np.argsort(order)
     conditions = [] if condition is None else [condition]
-
-    def to_rows(values):
-        return _take(tf.transpose(values), order, 0)
-
-    def from_rows(values):
-        return tf.transpose(_take(values, inverse_order, 0))
 
     @tf.custom_gradient
     def solve(x, *arguments):
         condition = arguments[0] if conditions else None
         weights = arguments[len(conditions) :]
-        y, log_det = solver.solve(to_rows(x), condition, weights)
-        y = from_rows(y)
+        y, log_det = solver.solve(tf.transpose(x), condition, weights)
+        y = tf.transpose(y)
 
         def gradient(upstream_y, upstream_log_det):
-            total = solver.adjoints(
-                to_rows(x), to_rows(y), condition, weights, to_rows(upstream_y), upstream_log_det
-            )
+            columns = map(tf.transpose, (x, y, upstream_y))
+            total = solver.adjoints(*columns, upstream_log_det, condition, weights)
             sources = [x, *arguments]
             with tf.GradientTape() as tape:
                 tape.watch(sources)
                 raw = ops.cast(made.apply(y, condition, weights), x.dtype)
                 theta = tf.split(raw, made.parameters, axis=-1)
                 value, log_derivative = elementwise.forward(x, *theta)
-            targets, upstreams = [value], [from_rows(total)]
+            targets, upstreams = [value], [tf.transpose(total)]
             if log_derivative is not None:
                 targets.append(log_derivative)
                 upstreams.append(tf.zeros_like(log_derivative) + upstream_log_det[:, None])
