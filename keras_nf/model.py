@@ -149,6 +149,12 @@ class FlowModel(keras.Model):
         x, condition = _unpack(inputs)
         if not hasattr(x, "shape"):
             return
+        if len(x.shape) < 2:
+            raise ValueError(
+                "Expected data of shape (batch, event_size). Received: shape "
+                f"{tuple(x.shape)}. Add an axis for the event, also when it has a single "
+                "component: x[:, None]."
+            )
         if self.flow.built and tuple(x.shape[-1:]) != (self.flow.event_size,):
             raise ValueError(
                 f"{self.flow._title} was built for data of shape (batch, {self.flow.event_size}). "
@@ -231,14 +237,27 @@ class FlowModel(keras.Model):
         if self.flow.built:
             self.flow._check_condition(condition)
         if self._compiled_sample is None:
-            jit_compile = all(layer.supports_jit for layer in self._flatten_layers())
-            function = tf.function(self._sample, jit_compile=jit_compile)
-            # In a plain function, so that an export does not take the traces for endpoints.
-            self._compiled_sample = lambda *args: function(*args)
-        return self._compiled_sample(int(n), condition, _two_seeds(seed))
+            self._compiled_sample = self._make_compiled_sample()
+        conditions = [] if condition is None else [condition]
+        return self._compiled_sample(int(n), _two_seeds(seed), *conditions)
 
-    def _sample(self, n, condition, seed):
-        return self.distribution.sample(n, seed=seed, condition=condition)
+    def _make_compiled_sample(self):
+        jit_compile = all(layer.supports_jit for layer in self._flatten_layers())
+        # In a closure, so that an export does not take the traces for endpoints.
+        traces = {}
+
+        def compiled_sample(n, *arguments):
+            key = n, *[tuple(argument.shape) for argument in arguments]
+            if key not in traces:
+
+                def sample(seed, condition=None):
+                    return self.distribution.sample(n, seed=seed, condition=condition)
+
+                function = tf.function(sample, jit_compile=jit_compile)
+                traces[key] = function.get_concrete_function(*arguments)
+            return traces[key](*arguments)
+
+        return compiled_sample
 
     def fit(self, x=None, y=None, *, sample_weight=None, validation_data=None, **kwargs):
         """Train by maximum likelihood: `keras.Model.fit` without targets.
@@ -293,6 +312,11 @@ class FlowModel(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if y is not None and sample_weight is None:
             raise ValueError(_NO_TARGETS)
+        if y_pred.shape.rank == 0:
+            raise ValueError(
+                "Expected batches of shape (batch, event_size). Received: a single event of shape "
+                f"{tuple(_unpack(x)[0].shape)}. Add an axis for the event, or batch the dataset."
+            )
         return super().compute_loss(x, y_pred, y_pred, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

@@ -269,7 +269,7 @@ CASES = [
     inverse_masked("iaf-single", of(IAF, **SMALL), event_size=1, idle=(0,)),
     inverse_masked(
         "iaf-long-conditional",
-        of(IAF, hidden_units=(12, 9), order="reversed"),
+        of(IAF, hidden_units=(12, 9), activation="tanh", order="reversed"),
         event_size=9,
         condition_size=2,
         weights=7,

@@ -219,9 +219,13 @@ def test_cache_remembers_nothing():
 def test_variables_are_those_of_keras():
     flow = keras_nf.maf(event_size=2, layers=2, hidden_units=(4,))
     flow.build((None, 2))
-    for name in ("variables", "trainable_variables", "non_trainable_variables"):
-        assert all(isinstance(v, keras.Variable) for v in getattr(flow, name))
     assert len(flow.trainable_variables) == 8
+    for own, collected in [
+        (flow.weights, flow.variables),
+        (flow.trainable_weights, flow.trainable_variables),
+        (flow.non_trainable_weights, flow.non_trainable_variables),
+    ]:
+        assert [id(weight) for weight in own] == [id(variable) for variable in collected]
     flow.trainable = False
     assert flow.trainable_variables == []
     assert len(flow.non_trainable_variables) == 8

@@ -20,7 +20,8 @@ class Autoregressive(Flow):
     """Autoregressive scheme for any elementwise map.
 
     x_i = map(z_i; network_i(x_<i, condition)). `inverse` costs one evaluation of the network;
-    `forward` is sequential and costs one for each component. `MaskedAutoregressive` fixes the map.
+    `forward` is sequential: it computes each hidden unit once, which is about the arithmetic of
+    one evaluation, in as many steps as there are components. `MaskedAutoregressive` fixes the map.
 
     Args:
       elementwise: the map of each component; see `keras_nf.elementwise`.
@@ -96,7 +97,8 @@ class MaskedAutoregressive(Autoregressive):
     x_i = z_i exp(s_i) + t_i, where t and s are functions of x_1 ... x_{i-1} and the condition, so
     that log|det dx/dz| = sum_i s_i. One `MADE` gives t and a raw r, and s = r / (1 + |r| / bound)
     is softly bounded. Density (`inverse`) costs one evaluation of the network; sampling
-    (`forward`) is sequential and costs one for each component.
+    (`forward`) is sequential: it computes each hidden unit once, which is about the arithmetic of
+    one evaluation, in as many steps as there are components. Compile it (`FlowModel.sample` is).
 
     Args:
       hidden_units: width of each hidden layer of the `MADE`.
@@ -145,8 +147,9 @@ class InverseAutoregressive(MaskedAutoregressive):
 
     x_i = (z_i - t_i) exp(-s_i), where t and s are functions of z_1 ... z_{i-1} and the condition,
     so that log|det dx/dz| = -sum_i s_i. Sampling (`forward`) costs one evaluation of the network;
-    the density of given data (`inverse`) is sequential and costs one for each component. The
-    paper writes the same family as sigma z + mu.
+    the density of given data (`inverse`) is sequential: it computes each hidden unit once, which
+    is about the arithmetic of one evaluation, in as many steps as there are components. The paper
+    writes the same family as sigma z + mu.
 
     Args:
       hidden_units: width of each hidden layer of the `MADE`.

@@ -2,13 +2,10 @@
 
 A hidden unit of degree k depends on the first k components alone, so each unit has to be computed
 once: a step computes the units of one degree from the components known so far, then the
-parameters of the next component, then the component. The units of a layer are sorted by degree;
-padded to groups of equal size, they let one loop body serve every step. Activations are stored as
-(units, batch), so that a step reads contiguous rows of the weights and writes contiguous rows of
-a buffer.
-
-Steps come in blocks, as in blocked triangular solves: what a block needs of the units before it
-is one matrix product; its steps add what they need of each other.
+parameters of the next component, then the component. The units of a layer are sorted by degree
+and stored as (units, batch), so that a step reads contiguous rows of the weights and writes
+contiguous rows of a buffer, and one loop body serves many steps. A few loops follow each other,
+each over the rows known at its end: later rows would be multiplied by zero.
 
 The gradient has the same structure, in reverse order: the adjoint of a component is known once
 the adjoints of all units of higher degree are. Given those of all components, the gradients of
@@ -21,80 +18,65 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-_BLOCK = 8
-_STAGES = 2
+# More would save little more of the products with zeros, and each costs compilation.
+_STAGES = 4
 
 
 class _Layout:
-    """Static arrangement of MADE's units: groups of rows, one group per step and layer.
+    """Static arrangement of MADE's units in rows: a group for each step, padded within a stage.
 
     Step k computes the hidden units of degree k + lowest and then component k + lowest, in order.
-    Without a condition, `lowest` is 1, and the first component depends on biases alone.
+    Without a condition, `lowest` is 1, and the first component depends on biases alone. Layers
+    are counted from the components to the parameters.
 
     Attributes:
       lowest: lowest degree of a hidden unit, the number of components before the first step.
-      block: number of steps in a block.
-      steps: number of steps, padded to whole blocks.
-      widths: rows per step, for the components, each hidden layer and the parameters.
+      bounds: first step of each stage, and the number of steps.
+      widths: rows per step, for each stage and layer.
+      tops: first row of each stage, and the number of rows, for each layer.
     """
 
     def __init__(self, made):
-        self.order, self.parameters, self.degrees = made._order, made.parameters, made._degrees
+        self.order, self.parameters = made._order, made.parameters
         self.lowest = 0 if made._condition_kernel is not None or len(self.order) == 1 else 1
         steps = len(self.order) - self.lowest
-        self.block = min(_BLOCK, max(steps, 1))
-        self.steps = -(-steps // self.block) * self.block
-        self.counts = [np.bincount(d - self.lowest, minlength=steps) for d in self.degrees]
-        self.widths = [1, *[int(max(count)) for count in self.counts], self.parameters]
+        hidden = [np.bincount(d - self.lowest, minlength=steps) for d in made._degrees]
+        self.counts = [np.ones(steps, int), *hidden, np.full(steps, self.parameters)]
+        self.bounds = self._stage_bounds(steps, hidden)
+        stages = list(itertools.pairwise(self.bounds))
+        self.widths = [[int(c[a:b].max()) for c in self.counts] for a, b in stages]
+        rows = [[(b - a) * w for w in ws] for (a, b), ws in zip(stages, self.widths)]
+        self.tops = [np.cumsum([0, *layer]).tolist() for layer in zip(*rows)]
+        self.tops = self.tops or [[0]] * len(self.counts)
 
-    def stages(self):
-        """Ranges of blocks; in each, buffers hold no more rows than the range needs."""
-        blocks = self.steps // self.block
-        bounds = np.linspace(0, blocks, _STAGES + 1).astype(int).tolist()
-        return [(start, end) for start, end in itertools.pairwise(bounds) if start < end]
-
-    def components(self, values):
-        """Rows of the components computed in steps, from a row for each component."""
-        return _grow(_take(values, self.order)[self.lowest :], self.steps)
-
-    def unordered(self, first, rows):
-        """Rows of all components, from the first one's and those computed in steps."""
-        rows = rows[: len(self.order) - self.lowest]
-        rows = rows if first is None else tf.concat([first, rows], axis=0)
-        return _take(rows, np.argsort(self.order))
-
-    def parameter_rows(self, values):
-        """Rows of the parameters computed in steps, a step's next to each other."""
-        size, columns = len(self.order), tf.shape(values)[1]
-        values = tf.transpose(tf.reshape(values, (self.parameters, size, columns)), (1, 0, 2))
-        rows = _take(values, self.order)[self.lowest :]
-        return _grow(tf.reshape(rows, (-1, columns)), self.steps * self.parameters)
-
-    def hidden_rows(self, values, layer):
-        """Rows of a hidden layer, each step's group padded with zeros to the widest."""
-        counts, width = self.counts[layer], self.widths[layer + 1]
-        if counts.min() < width - 1 or (np.diff(counts) > 0).any():
-            groups = np.split(np.arange(counts.sum()), np.cumsum(counts)[:-1])
-            rows = np.full((len(counts), width), counts.sum())
-            for row, group in zip(rows, groups):
-                row[: len(group)] = group
-            values = tf.gather(_grow(values, counts.sum() + 1), rows.ravel())
-        elif counts.min() < width:
-            # Full groups come first. Padding is much cheaper than a gather.
-            full = int((counts == width).sum()) * width
-            columns = tf.shape(values)[1]
-            short = tf.reshape(values[full:], (-1, width - 1, columns))
-            short = tf.reshape(tf.pad(short, [[0, 0], [0, 1], [0, 0]]), (-1, columns))
-            values = tf.concat([values[:full], short], axis=0)
-        return _grow(values, self.steps * width)
+    def _stage_bounds(self, steps, hidden):
+        bounds = np.unique(np.linspace(0, steps, min(_STAGES, steps) + 1).astype(int))
+        # A stage may end where the groups of the widest layer become smaller: no padding then.
+        changes = np.flatnonzero(np.diff(max(hidden, key=np.sum, default=np.ones(1)))) + 1
+        if len(changes) == 1 and len(bounds) > 2:
+            bounds[1 + np.abs(bounds[1:-1] - changes[0]).argmin()] = changes[0]
+        return bounds.tolist()
 
     def rows(self, values, layer):
-        """Rows of one layer, from a row for each unit: 0 stands for the components."""
+        """Arrange rows, one for each unit of a layer; padding is zero."""
         if layer == 0:
-            return self.components(values)
-        if layer <= len(self.counts):
-            return self.hidden_rows(values, layer - 1)
-        return self.parameter_rows(values)
+            return _take(values, self.order)[self.lowest :]
+        if layer == len(self.counts) - 1:
+            # From parameter by parameter to component by component.
+            shape = (self.parameters, len(self.order), tf.shape(values)[1])
+            values = _take(tf.transpose(tf.reshape(values, shape), (1, 0, 2)), self.order)
+            return tf.reshape(values[self.lowest :], (-1, shape[2]))
+        ends = np.cumsum([0, *self.counts[layer]])
+        pieces = [
+            _pad_groups(values[ends[a] : ends[b]], self.counts[layer][a:b], widths[layer])
+            for (a, b), widths in zip(itertools.pairwise(self.bounds), self.widths)
+        ]
+        return tf.concat(pieces, axis=0) if pieces else values[:0]
+
+    def all_components(self, first, rows):
+        """Return the rows of all components, from the first one's and those of the steps."""
+        rows = rows if first is None else tf.concat([first, rows], axis=0)
+        return _take(rows, np.argsort(self.order))
 
 
 def _take(values, rows):
@@ -105,19 +87,24 @@ def _take(values, rows):
     return tf.gather(values, rows)
 
 
+def _pad_groups(values, counts, width):
+    """Pad groups of adjacent rows to one width."""
+    if (counts == width).all():
+        return values
+    groups = np.split(np.arange(counts.sum()), np.cumsum(counts)[:-1])
+    rows = np.full((len(counts), width), counts.sum())
+    for row, group in zip(rows, groups):
+        row[: len(group)] = group
+    return tf.gather(tf.pad(values, [[0, 1], [0, 0]]), rows.ravel())
+
+
 def _rows(values, index, count):
     """Return `count` rows of a matrix, from row `index * count`."""
     return tf.slice(values, [index * count, 0], [count, tf.shape(values)[1]])
 
 
-def _write(values, index, rows):
-    return ops.slice_update(values, (index * rows.shape[0], 0), rows)
-
-
-def _grow(values, height):
-    if values.shape[0] == height:
-        return values
-    return tf.pad(values, [[0, height - values.shape[0]], [0, 0]])
+def _batch_size(values):
+    return values.shape[1] if values.shape[1] is not None else tf.shape(values)[1]
 
 
 class _Solver:
@@ -128,178 +115,160 @@ class _Solver:
         self.elementwise = elementwise
         self.layout = _Layout(made)
 
+    def solve(self, x, condition, weights):
+        """Return y and the sum of log-derivatives, for x of shape (components, batch)."""
+        layout, dtype = self.layout, self.made.compute_dtype
+        first, log_det = self._first(x, weights)
+        kernels, biases, _ = self._arrange(first, condition, weights)
+        x_steps = layout.rows(x, 0)
+        batch = _batch_size(x)
+        buffers = [tf.zeros((0, batch), x.dtype)]
+        buffers += [tf.zeros((0, batch), dtype) for _ in kernels[1:]]
+
+        for stage, (start, end) in enumerate(itertools.pairwise(layout.bounds)):
+            widths = layout.widths[stage]
+            tops, ends = zip(*[layer[stage : stage + 2] for layer in layout.tops])
+            own_x = x_steps[start:end]
+            own_kernels = [
+                kernel[tops[i + 1] : ends[i + 1], : ends[i]] for i, kernel in enumerate(kernels)
+            ]
+            own_biases = [bias[tops[i + 1] : ends[i + 1]] for i, bias in enumerate(biases)]
+
+            def step(
+                k,
+                log_det,
+                *buffers,
+                w=widths,
+                tops=tops,
+                x=own_x,
+                kernels=own_kernels,
+                biases=own_biases,
+            ):
+                below, hidden = ops.cast(buffers[0], dtype), []
+                for i, (kernel, bias) in enumerate(zip(kernels, biases), start=1):
+                    pre = tf.matmul(_rows(kernel, k, w[i]), below) + _rows(bias, k, w[i])
+                    if i < len(kernels):
+                        row = tops[i] + k * w[i]
+                        below = ops.slice_update(buffers[i], (row, 0), self.made.activation(pre))
+                        hidden.append(below)
+                y, log_derivative = self._component(x[k], pre)
+                y = ops.slice_update(buffers[0], (tops[0] + k, 0), y[None])
+                return (k + 1, log_det + log_derivative, y, *hidden)
+
+            buffers = [
+                tf.pad(buffer, [[0, b - a], [0, 0]]) for buffer, a, b in zip(buffers, tops, ends)
+            ]
+            _, log_det, *buffers = tf.while_loop(
+                lambda k, *state, steps=end - start: k < steps,
+                step,
+                (0, log_det, *buffers),
+                maximum_iterations=end - start,
+            )
+        return layout.all_components(first, buffers[0]), log_det
+
+    def adjoints(self, x, y, upstream_y, upstream_log_det, condition, weights):
+        """Return the total derivative with respect to each component of y."""
+        layout, dtype = self.layout, self.made.compute_dtype
+        first = y[layout.order[0]][None] if layout.lowest == 1 else None
+        kernels, biases, column = self._arrange(first, condition, weights)
+        slopes, direct, indirect = self._local_derivatives(
+            layout.rows(x, 0), layout.rows(y, 0), kernels, biases, upstream_log_det
+        )
+        upstream = layout.rows(upstream_y, 0)
+        batch = _batch_size(x)
+        # Adjoints of the rows of each hidden layer and of the parameters, from the stage's on.
+        buffers = [tf.zeros((0, batch), dtype) for _ in kernels]
+        totals = []
+
+        for stage, (start, end) in reversed(list(enumerate(itertools.pairwise(layout.bounds)))):
+            widths = layout.widths[stage]
+            tops, ends = zip(*[layer[stage : stage + 2] for layer in layout.tops])
+            columns = [
+                tf.transpose(kernel[tops[i + 1] :, tops[i] : ends[i]])
+                for i, kernel in enumerate(kernels)
+            ]
+            own = (
+                upstream[start:end],
+                direct[tops[-1] : ends[-1]],
+                indirect[tops[-1] : ends[-1]],
+                *[slope[tops[i] : ends[i]] for i, slope in enumerate(slopes, start=1)],
+            )
+
+            def step(k, total, *buffers, w=widths, columns=columns, own=own):
+                upstream, direct, indirect, *slopes = own
+                back = tf.matmul(_rows(columns[0], k, 1), buffers[0])
+                total_k = _rows(upstream, k, 1) + ops.cast(back, x.dtype)
+                theta = _rows(direct, k, w[-1]) * total_k + _rows(indirect, k, w[-1])
+                theta = ops.cast(theta, dtype)
+                above = ops.slice_update(buffers[-1], (k * w[-1], 0), theta)
+                updated = [above]
+                for i in range(len(slopes), 0, -1):
+                    bar = tf.matmul(_rows(columns[i], k, w[i]), above)
+                    bar = bar * _rows(slopes[i - 1], k, w[i])
+                    above = ops.slice_update(buffers[i - 1], (k * w[i], 0), bar)
+                    updated.append(above)
+                total = ops.slice_update(total, (k, 0), total_k)
+                return (k - 1, total, *updated[::-1])
+
+            buffers = [
+                tf.pad(buffer, [[b - a, 0], [0, 0]])
+                for buffer, a, b in zip(buffers, tops[1:], ends[1:])
+            ]
+            _, total, *buffers = tf.while_loop(
+                lambda k, *state: k >= 0,
+                step,
+                (end - start - 1, tf.zeros((end - start, batch), x.dtype), *buffers),
+                maximum_iterations=end - start,
+            )
+            totals.insert(0, total)
+        if layout.lowest == 1:
+            back = tf.matmul(column, buffers[0], transpose_a=True)
+            first = upstream_y[layout.order[0]][None] + ops.cast(back, x.dtype)
+        return layout.all_components(first, tf.concat([tf.zeros_like(x[:0]), *totals], axis=0))
+
     def _arrange(self, first, condition, weights):
-        """Masked kernels as (rows out, rows in) and biases as (rows out, 1 or batch).
+        """Return masked kernels as (rows out, rows in) and biases as (rows out, 1 or batch).
 
         `first` is the component before the first step, if there is one; the first layer's biases
         contain what it and the condition contribute. Its column of the first kernel comes third.
         """
         made, layout = self.made, self.layout
         depth, dtype = len(made._masks), made.compute_dtype
-        kernels, biases = [], []
+        kernels, biases, column = [], [], None
         for i, mask in enumerate(made._masks):
-            kernel, bias = weights[i], weights[depth + i]
-            kernel = ops.cast(kernel * ops.cast(mask, kernel.dtype), dtype)
-            bias = layout.rows(ops.cast(bias, dtype)[:, None], i + 1)
-            if i == 0:
-                if condition is not None:
-                    shift = tf.matmul(
-                        ops.cast(weights[-1], dtype),
-                        ops.cast(condition, dtype),
-                        transpose_a=True,
-                        transpose_b=True,
-                    )
-                    bias = bias + layout.rows(shift, 1)
-                column = None
-                if layout.lowest == 1:
-                    column = layout.rows(kernel[made._order[0]][:, None], 1)
-                    bias = bias + column * ops.cast(first, dtype)
-            kernel = tf.transpose(layout.rows(kernel, i))
-            kernels.append(layout.rows(kernel, i + 1))
+            kernel = ops.cast(weights[i] * ops.cast(mask, weights[i].dtype), dtype)
+            bias = layout.rows(ops.cast(weights[depth + i], dtype)[:, None], i + 1)
+            if i == 0 and condition is not None:
+                shift = tf.matmul(
+                    ops.cast(weights[-1], dtype),
+                    ops.cast(condition, dtype),
+                    transpose_a=True,
+                    transpose_b=True,
+                )
+                bias = bias + layout.rows(shift, 1)
+            if i == 0 and first is not None:
+                column = layout.rows(kernel[layout.order[0]][:, None], 1)
+                bias = bias + column * ops.cast(first, dtype)
+            kernels.append(layout.rows(tf.transpose(layout.rows(kernel, i)), i + 1))
             biases.append(bias)
         return kernels, biases, column
 
     def _component(self, x, raw):
         """Apply the map to one component, with `parameters` rows of raw parameters."""
-        raw = ops.cast(raw, x.dtype)
-        y, log_derivative = self.elementwise.forward(x, *tf.unstack(raw))
+        y, log_derivative = self.elementwise.forward(x, *tf.unstack(ops.cast(raw, x.dtype)))
         return y, tf.zeros_like(y) if log_derivative is None else log_derivative
 
     def _first(self, x, weights):
         """Return the component before the first step, if any, and its log-derivative."""
-        if self.layout.lowest == 0:
+        made, layout = self.made, self.layout
+        if layout.lowest == 0:
             return None, tf.zeros_like(x[0])
-        made = self.made
         bias = tf.reshape(weights[2 * len(made._masks) - 1], (made.parameters, -1))
-        raw = ops.cast(bias[:, made._order[0]], made.compute_dtype)
-        y, log_derivative = self._component(x[made._order[0]], raw[:, None] + tf.zeros_like(x[:1]))
+        raw = ops.cast(bias[:, layout.order[0]], made.compute_dtype)
+        y, log_derivative = self._component(
+            x[layout.order[0]], raw[:, None] + tf.zeros((1, _batch_size(x)), raw.dtype)
+        )
         return y[None], log_derivative
-
-    def solve(self, x, condition, weights):
-        """Return y and the sum of log-derivatives, for x of shape (components, batch)."""
-        layout, dtype = self.layout, self.made.compute_dtype
-        block, widths = layout.block, layout.widths
-        first, log_det = self._first(x, weights)
-        kernels, biases, _ = self._arrange(first, condition, weights)
-        x_steps = layout.components(x)
-        batch = x.shape[1] if x.shape[1] is not None else tf.shape(x)[1]
-
-        def solve_block(n, log_det, *buffers):
-            starts, diagonals = [], []
-            for i, (kernel, bias) in enumerate(zip(kernels, biases)):
-                height, width = block * widths[i + 1], block * widths[i]
-                start = _rows(bias, n, height)
-                if layout.steps > block:
-                    known = ops.cast(buffers[i], dtype)
-                    rows = tf.slice(kernel, [n * height, 0], [height, known.shape[0]])
-                    start = start + tf.matmul(rows, known)
-                starts.append(start)
-                diagonals.append(tf.slice(kernel, [n * height, n * width], [height, width]))
-            x_block = _rows(x_steps, n, block)
-
-            def step(k, log_det, *own):
-                below, updated = ops.cast(own[0], dtype), []
-                for i, (diagonal, start) in enumerate(zip(diagonals, starts)):
-                    width = widths[i + 1]
-                    pre = tf.matmul(_rows(diagonal, k, width), below) + _rows(start, k, width)
-                    if i < len(own) - 1:
-                        below = _write(own[i + 1], k, self.made.activation(pre))
-                        updated.append(below)
-                y, log_derivative = self._component(x_block[k], pre)
-                return (k + 1, log_det + log_derivative, _write(own[0], k, y[None]), *updated)
-
-            own = [
-                tf.zeros((block * width, batch), buffer.dtype)
-                for width, buffer in zip(widths, buffers)
-            ]
-            _, log_det, *own = tf.while_loop(
-                lambda k, *state: k < block,
-                step,
-                (0, log_det, *own),
-                maximum_iterations=block,
-            )
-            return (n + 1, log_det, *[_write(b, n, o) for b, o in zip(buffers, own)])
-
-        buffers = [tf.zeros((0, batch), x.dtype)]
-        buffers += [tf.zeros((0, batch), dtype) for _ in self.made._degrees]
-        for start, end in layout.stages():
-            buffers = [_grow(buffer, end * block * width) for buffer, width in zip(buffers, widths)]
-            _, log_det, *buffers = tf.while_loop(
-                lambda n, *state, end=end: n < end,
-                solve_block,
-                (start, log_det, *buffers),
-                maximum_iterations=end - start,
-            )
-        return layout.unordered(first, buffers[0]), log_det
-
-    def adjoints(self, x, y, upstream_y, upstream_log_det, condition, weights):
-        """Return the total derivative with respect to each component of y."""
-        layout, dtype = self.layout, self.made.compute_dtype
-        block, widths, lowest = layout.block, layout.widths, layout.lowest
-        first = y[layout.order[0]][None] if lowest == 1 else None
-        kernels, biases, column = self._arrange(first, condition, weights)
-        slopes, direct, indirect = self._local_derivatives(
-            layout.components(x),
-            layout.components(y),
-            kernels,
-            biases,
-            upstream_log_det,
-        )
-        columns = [tf.transpose(kernel) for kernel in kernels]
-        upstream = layout.components(upstream_y)
-        batch = x.shape[1] if x.shape[1] is not None else tf.shape(x)[1]
-        depth = len(kernels)
-
-        def solve_block(n, total, *buffers):
-            # `buffers` holds the adjoints of each hidden layer's and the parameters' rows.
-            starts, diagonals = [_rows(upstream, n, block)], []
-            for i in range(depth):
-                height, width = block * widths[i], block * widths[i + 1]
-                diagonals.append(tf.slice(columns[i], [n * height, n * width], [height, width]))
-                if i > 0:
-                    starts.append(tf.zeros((height, batch), dtype))
-                if layout.steps > block:
-                    later = tf.matmul(_rows(columns[i], n, height), buffers[i])
-                    starts[i] = starts[i] + ops.cast(later, starts[i].dtype)
-            own_slopes = [_rows(slope, n, block * w) for slope, w in zip(slopes, widths[1:])]
-
-            def step(k, own_total, *own):
-                back = tf.matmul(_rows(diagonals[0], k, 1), own[0])
-                total_k = _rows(starts[0], k, 1) + ops.cast(back, x.dtype)
-                row = n * block + k
-                theta = _rows(direct, row, widths[-1]) * total_k + _rows(indirect, row, widths[-1])
-                above = _write(own[-1], k, ops.cast(theta, dtype))
-                updated = [above]
-                for i in range(depth - 1, 0, -1):
-                    width = widths[i]
-                    bar = tf.matmul(_rows(diagonals[i], k, width), above)
-                    bar = (bar + _rows(starts[i], k, width)) * _rows(own_slopes[i - 1], k, width)
-                    above = _write(own[i - 1], k, bar)
-                    updated.append(above)
-                return (k - 1, _write(own_total, k, total_k), *updated[::-1])
-
-            own = [tf.zeros((block * width, batch), dtype) for width in widths[1:]]
-            _, own_total, *own = tf.while_loop(
-                lambda k, *state: k >= 0,
-                step,
-                (block - 1, tf.zeros((block, batch), x.dtype), *own),
-                maximum_iterations=block,
-            )
-            updated = [_write(buffer, n, rows) for buffer, rows in zip(buffers, own)]
-            return (n - 1, _write(total, n, own_total), *updated)
-
-        buffers = [tf.zeros((layout.steps * width, batch), dtype) for width in widths[1:]]
-        blocks = layout.steps // block
-        _, total, *buffers = tf.while_loop(
-            lambda n, *state: n >= 0,
-            solve_block,
-            (blocks - 1, tf.zeros((layout.steps, batch), x.dtype), *buffers),
-            maximum_iterations=blocks,
-        )
-        if lowest == 1:
-            back = tf.matmul(column, buffers[0], transpose_a=True)
-            first = upstream_y[layout.order[0]][None] + ops.cast(back, x.dtype)
-        return layout.unordered(first, total)
 
     def _local_derivatives(self, x, y, kernels, biases, upstream_log_det):
         """Slopes of all hidden units, and of the map in its parameters, at the known result."""
@@ -311,7 +280,7 @@ class _Solver:
                 below = self.made.activation(pre)
             slopes.append(tape.gradient(below, pre))
         raw = ops.cast(tf.matmul(kernels[-1], below) + biases[-1], x.dtype)
-        theta = tf.reshape(raw, (self.layout.steps, self.made.parameters, -1))
+        theta = tf.reshape(raw, (x.shape[0], self.made.parameters, _batch_size(x)))
         theta = tf.unstack(theta, axis=1)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(theta)
@@ -320,10 +289,10 @@ class _Solver:
         indirect = [tf.zeros_like(value) for _ in theta]
         if log_derivative is not None:
             indirect = tape.gradient(log_derivative, theta, unconnected_gradients="zero")
-        rows = (self.layout.steps * self.made.parameters, -1)
+        shape = tf.shape(raw)
         # Rows of (component, parameter), like those of the last kernel.
-        direct = tf.reshape(tf.stack(direct, axis=1), rows)
-        indirect = tf.reshape(tf.stack(indirect, axis=1) * upstream_log_det, rows)
+        direct = tf.reshape(tf.stack(direct, axis=1), shape)
+        indirect = tf.reshape(tf.stack(indirect, axis=1) * upstream_log_det, shape)
         return slopes, direct, indirect
 
 
