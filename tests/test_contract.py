@@ -42,7 +42,8 @@ def collisions():
     layer(tf.ones((1, 2)))
     bijector.forward_log_det_jacobian(tf.ones((1, 2)), event_ndims=1)
     shared = set(type(layer).__mro__) & set(type(bijector).__mro__)
-    every_class_has = set(dir(type("Empty", (), {})))
+    # Python gives a class its annotations when something first asks for them.
+    every_class_has = set(dir(type("Empty", (), {}))) | {"__annotations__"}
     return (attributes(layer, shared) & attributes(bijector, shared)) - every_class_has
 
 
@@ -68,6 +69,7 @@ ROWS = [
     ["flows/*.py"],
     ["recipes.py"],
     ["model.py"],
+    ["plot.py"],
 ]
 
 MODULES = sorted(
