@@ -198,13 +198,8 @@ def maf(
     >>> len(keras_nf.maf(event_size=64, layers=5, hidden_units=(512, 512)).flows)
     5
     """
-    options = {
-        "hidden_units": hidden_units,
-        "activation": activation,
-        "log_scale_bound": log_scale_bound,
-        "dtype": dtype,
-    }
-    flows = _autoregressive_layers(MaskedAutoregressive, layers, order, seed, options)
+    options = (hidden_units, activation, log_scale_bound, dtype)
+    flows = _autoregressive_layers(MaskedAutoregressive, layers, order, seed, *options)
     return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
 
 
@@ -248,17 +243,20 @@ def iaf(
     >>> type(keras_nf.iaf(event_size=2).flows[0]).__name__
     'InverseAutoregressive'
     """
+    options = (hidden_units, activation, log_scale_bound, dtype)
+    flows = _autoregressive_layers(InverseAutoregressive, layers, order, seed, *options)
+    return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
+
+
+def _autoregressive_layers(
+    flow, layers, order, seed, hidden_units, activation, log_scale_bound, dtype
+):
     options = {
         "hidden_units": hidden_units,
         "activation": activation,
         "log_scale_bound": log_scale_bound,
         "dtype": dtype,
     }
-    flows = _autoregressive_layers(InverseAutoregressive, layers, order, seed, options)
-    return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
-
-
-def _autoregressive_layers(flow, layers, order, seed, options):
     if order == "random":
         seed = draw_seed() if seed is None else seed
         return [flow(order="random", seed=seed + i, **options) for i in range(layers)]
