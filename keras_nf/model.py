@@ -340,6 +340,15 @@ class FlowModel(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
+        base = config["base"]
+        if isinstance(base, dict):
+            name = base["config" if base["class_name"] == "function" else "registered_name"]
+            if keras.saving.get_registered_object(name, custom_objects) is None:
+                raise ValueError(
+                    f"The base of this model is a function registered as {name!r}, which is not "
+                    "known here. Import the module that registers it with "
+                    "@keras.saving.register_keras_serializable before loading."
+                )
         return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
 
 
@@ -383,7 +392,7 @@ def _two_seeds(seed):
     if hasattr(seed, "__index__") and np.ndim(seed) == 0:
         seed = int(seed)
         return ops.convert_to_tensor([(seed >> 31) & 0x7FFFFFFF, seed & 0x7FFFFFFF], "int32")
-    seeds = ops.convert_to_tensor(seed, "int32")
-    if seeds.shape != (2,):
+    seeds = tf.convert_to_tensor(seed)
+    if seeds.shape != (2,) or not seeds.dtype.is_integer:
         raise ValueError(f"`seed` must be an integer, two of them, or None. Received: {seed!r}.")
-    return seeds
+    return tf.cast(seeds, tf.int32)

@@ -116,8 +116,14 @@ def test_scalar_input(name):
 
 
 def test_single_column_without_an_axis():
-    with refused("needs inputs of shape (..., event_size)", "Received", "(None,)", "Add an axis"):
+    with refused("Expected data of shape (batch, event_size)", "Received", "x[:, None]"):
         fit(fresh_model(), X[:, 0])
+
+
+def test_dataset_that_is_not_batched():
+    rows = tf.data.Dataset.from_tensor_slices(X)
+    with refused("Expected batches of shape (batch, event_size)", "Received", "batch the dataset"):
+        fit(fresh_model(), rows)
 
 
 @entries
