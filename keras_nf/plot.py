@@ -57,8 +57,8 @@ def plot_density(
             "two columns of its samples instead."
         )
     axes = plt.gca() if axes is None else axes
-    low, high = np.broadcast_to(low, size), np.broadcast_to(high, size)
-    grids = [np.linspace(a, b, points) for a, b in zip(low, high)]
+    ends = np.broadcast_to(low, size), np.broadcast_to(high, size)
+    grids = [np.linspace(a, b, points) for a, b in zip(*ends)]
     x = np.stack(np.meshgrid(*grids, indexing="xy"), axis=-1).reshape(-1, size)
     density = np.exp(model.log_prob(x.astype(model.flow.dtype.name), condition=condition))
     if size == 1:
