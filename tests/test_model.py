@@ -624,6 +624,19 @@ class TestCallbacks:
         assert [float(row["loss"]) for row in rows] == history["loss"]
         assert [float(row["val_loss"]) for row in rows] == history["val_loss"]
 
+    def test_tensorboard(self, tmp_path):
+        callback = keras.callbacks.TensorBoard(tmp_path)
+        history = fit(model_of(), X, epochs=2, callbacks=[callback])
+        logged = []
+        for file in (tmp_path / "train").glob("events.*"):
+            for event in tf.compat.v1.train.summary_iterator(str(file)):
+                logged += [
+                    float(tf.make_ndarray(value.tensor))
+                    for value in event.summary.value
+                    if value.tag == "epoch_loss"
+                ]
+        np.testing.assert_allclose(logged, history["loss"], rtol=1e-6)
+
     def test_backup_and_restore(self, tmp_path):
         class Interrupt(keras.callbacks.Callback):
             def on_epoch_begin(self, epoch, logs=None):
