@@ -109,7 +109,7 @@ def main():
     samples = np.asarray(model.sample(64, seed=1))
     picture(x_test, samples, options.output / "samples.png")
     model.save(options.output / "digits.keras")
-    model.export(options.output / "served")
+    model.export(options.output / "served", verbose=False)
 
     np.save(options.output / "test.npy", x_test)
     subprocess.run([sys.executable, "-c", RELOAD, str(options.output)], check=True)
