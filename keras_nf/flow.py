@@ -190,7 +190,7 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         )
         self.event_size = event_size
         self.condition_size = None
-        self._tf_variables = self._no_dependency([])
+        self._has_hidden_variables = False
         if validate_args:
             self.supports_jit = False
 
@@ -268,19 +268,20 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         """Show the weights to TFP and `tf.train.Checkpoint`, which do not see Keras's lists."""
         # Under a distribution strategy, weights that `fit` builds get their values later.
         variables = [v._value for v in self.variables if v._value is not None]
-        if len(variables) == len(self._tf_variables):
-            return
+        self._has_hidden_variables = len(variables) < len(self.variables)
         self._tf_variables = self._no_dependency(variables)
         for i, variable in enumerate(variables):
             self._track_trackable(variable, f"variable_{i}", overwrite=True)
 
     def _forward_dtype(self, input_dtype, **kwargs):
         # The first thing that TFP asks, also of the members of its own compositions.
-        self._expose_variables()
+        if self._has_hidden_variables:
+            self._expose_variables()
         return super()._forward_dtype(input_dtype, **kwargs)
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
-        self._expose_variables()
+        if self._has_hidden_variables:
+            self._expose_variables()
         return super()._trackable_children(save_type, **kwargs)
 
     @property

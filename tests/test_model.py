@@ -3,16 +3,13 @@
 import csv
 import functools
 import math
-import os
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from cases import perturb
+from processes import run_python
 from tensorflow_probability import distributions as tfd
 
 import keras_nf
@@ -816,20 +813,6 @@ def test_mirrored_strategy_agrees_with_one_device():
         print("agreed")
     """
     assert run_python(script).endswith("agreed\n")
-
-
-def run_python(script):
-    """Run a script in a process of its own and return what it prints."""
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=os.path.dirname(os.path.dirname(keras_nf.__file__)),
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 class TestTarget:

@@ -2,10 +2,7 @@
 
 import copy
 import json
-import os
 import pickle
-import subprocess
-import sys
 import textwrap
 import zipfile
 
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import perturb
+from processes import run_python
 from tensorflow_probability import distributions as tfd
 
 import keras_nf
@@ -108,19 +106,6 @@ def assert_same(loaded, model, name):
     """Compare densities to the last bit."""
     condition = condition_of(name)
     np.testing.assert_array_equal(loaded.log_prob(X, condition), model.log_prob(X, condition))
-
-
-def run_python(script, *args):
-    """Run a script in a process of its own."""
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=os.path.dirname(os.path.dirname(keras_nf.__file__)),
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
-    )
-    assert result.returncode == 0, result.stderr
 
 
 @names

@@ -64,17 +64,17 @@ class Autoregressive(Flow):
         if not self.conditioner.built:
             self.conditioner.build(inputs_shape, condition_shape)
 
-    def forward_and_log_det(self, x, condition=None):
+    def _flatten(self, x, condition):
         x, restore = flatten_batch(x)
-        if condition is not None:
-            condition, _ = flatten_batch(condition)
+        return x, None if condition is None else flatten_batch(condition)[0], restore
+
+    def forward_and_log_det(self, x, condition=None):
+        x, condition, restore = self._flatten(x, condition)
         y, log_det = solve_sequentially(self.conditioner, self.elementwise, x, condition)
         return restore(y), restore(log_det)
 
     def inverse_and_log_det(self, y, condition=None):
-        y, restore = flatten_batch(y)
-        if condition is not None:
-            condition, _ = flatten_batch(condition)
+        y, condition, restore = self._flatten(y, condition)
         parameters = ops.cast(self.conditioner(y, condition), self.variable_dtype)
         parameters = ops.split(parameters, self.elementwise.parameters, axis=-1)
         x, log_det = self.elementwise.inverse(y, *parameters)
