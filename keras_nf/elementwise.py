@@ -9,7 +9,12 @@ identity.
 import keras
 from keras import ops
 
-__all__ = ["Affine", "Shift"]
+__all__ = ["Affine", "Shift", "sum_log_derivatives"]
+
+
+def sum_log_derivatives(x, log_derivatives):
+    """Sum the log-derivatives of a map of `x`, of shape (components, batch), over components."""
+    return ops.zeros_like(x[0]) if log_derivatives is None else ops.sum(log_derivatives, axis=0)
 
 
 @keras.saving.register_keras_serializable("keras_nf")

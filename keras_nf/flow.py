@@ -254,12 +254,6 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         """Give a log-determinant that does not depend on `x` the full batch shape."""
         return ops.zeros_like(x[..., 0]) + value
 
-    def _sum_log_det(self, x, log_derivatives):
-        """Sum the log-derivatives of an elementwise map; `None` stands for zeros."""
-        if log_derivatives is None:
-            return self._constant_log_det(x, 0.0)
-        return ops.sum(log_derivatives, axis=-1)
-
     def _post_build(self):
         super()._post_build()
         self._expose_variables()

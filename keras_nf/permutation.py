@@ -54,12 +54,12 @@ def invert_permutation(indices):
 
 
 def permute(x, indices):
-    """Return `x[..., indices]` for a permutation, with a gradient that is a gather as well."""
+    """Return the rows `x[indices]` for a permutation, with a gradient that is a gather as well."""
     size = len(indices)
     if np.array_equal(indices, np.arange(size)):
         return x
     if np.array_equal(indices, np.arange(size)[::-1]):
-        return ops.flip(x, axis=-1)
+        return ops.flip(x, axis=0)
     inverse = invert_permutation(indices)
 
     @ops.custom_gradient
@@ -67,6 +67,6 @@ def permute(x, indices):
         def gradient(upstream):
             return permute(upstream, inverse)
 
-        return ops.take(x, indices, axis=-1), gradient
+        return ops.take(x, indices, axis=0), gradient
 
     return gather(x)

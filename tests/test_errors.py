@@ -385,10 +385,24 @@ def test_condition_for_a_model_that_uses_none(name):
         CONDITIONED[name](flow, C)
 
 
-@pytest.mark.parametrize("make", [maf, coupling, keras_nf.MLP, keras_nf.MADE])
+NETWORKS = pytest.mark.parametrize("make", [maf, coupling, keras_nf.MLP, keras_nf.MADE])
+
+
+@NETWORKS
 def test_unknown_activation_of_a_network(make):
     with refused("Could not interpret activation function identifier: swoosh"):
         make(activation="swoosh")
+
+
+def centred(h):
+    return h - keras.ops.mean(h, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("activation", ["softmax", centred])
+@NETWORKS
+def test_activation_that_mixes_units(make, activation):
+    with refused("`activation` must act on each unit alone", "mixes the units"):
+        make(activation=activation)
 
 
 @pytest.mark.parametrize("activation", ["relu", np.tanh, ["tanh"]], ids=str)

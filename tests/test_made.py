@@ -57,7 +57,7 @@ def allowed(made, size):
 
 def paths(made):
     """Matrix (inputs, outputs) of the numbers of paths through the masks."""
-    counts = [np.asarray(mask, "int64") for mask in made._masks]
+    counts = [np.asarray(mask, "int64") for mask in [p.mask for p in made._products]]
     return np.linalg.multi_dot(counts) if len(counts) > 1 else counts[0]
 
 
@@ -184,7 +184,7 @@ def test_output_agrees_with_the_formula_in_numpy(hidden_units, condition_size):
     weights = {weight.name: weight.numpy() for weight in made.weights}
     x, c = draws(4, 5), draws(4, condition_size, seed=1)
     h = x
-    for k, mask in enumerate(made._masks):
+    for k, mask in enumerate([p.mask for p in made._products]):
         h = (np.tanh(h) if k else h) @ (weights[f"kernel_{k}"] * mask) + weights[f"bias_{k}"]
         if k == 0 and condition_size:
             h = h + c @ weights["condition_kernel"]

@@ -947,7 +947,7 @@ def test_checkpoint_of_a_model_restores_one_that_is_built_later(tmp_path):
 def maf_nll(flow, x):
     """Negative log-likelihood of one layer with one hidden layer of tanh, in NumPy."""
     weights = {weight.name: weight.numpy().astype("float64") for weight in flow.weights}
-    masks = [np.asarray(mask) for mask in flow.conditioner._masks]
+    masks = [product.mask for product in flow.conditioner._products]
     h = np.tanh(x @ (weights["kernel_0"] * masks[0]) + weights["bias_0"])
     shift, raw = np.split(h @ (weights["kernel_1"] * masks[1]) + weights["bias_1"], 2, axis=-1)
     log_scale = raw / (1.0 + np.abs(raw) / 7.0)

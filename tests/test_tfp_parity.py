@@ -105,7 +105,7 @@ def test_couplings_are_those_of_real_nvp(affine, condition_size, dtype):
 
 
 def masked_autoregressive(flow, condition):
-    network = plain_network(flow, flow.conditioner._masks)
+    network = plain_network(flow, [p.mask for p in flow.conditioner._products])
 
     def shift_and_log_scale(y):
         shift, raw = tf.split(network(y, condition), 2, axis=-1)

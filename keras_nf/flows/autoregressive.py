@@ -6,10 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_nf.elementwise import Affine
+from keras_nf.elementwise import Affine, sum_log_derivatives
 from keras_nf.flow import Flow
+from keras_nf.layout import feature_major
 from keras_nf.networks.made import MADE
-from keras_nf.networks.mlp import flatten_batch
 from keras_nf.networks.sequential import solve_sequentially
 
 __all__ = ["InverseAutoregressive", "MaskedAutoregressive"]
@@ -64,21 +64,22 @@ class Autoregressive(Flow):
         if not self.conditioner.built:
             self.conditioner.build(inputs_shape, condition_shape)
 
-    def _flatten(self, x, condition):
-        x, restore = flatten_batch(x)
-        return x, None if condition is None else flatten_batch(condition)[0], restore
-
     def forward_and_log_det(self, x, condition=None):
-        x, condition, restore = self._flatten(x, condition)
+        x, restore = feature_major(x)
+        if condition is not None:
+            condition, _ = feature_major(condition)
         y, log_det = solve_sequentially(self.conditioner, self.elementwise, x, condition)
         return restore(y), restore(log_det)
 
     def inverse_and_log_det(self, y, condition=None):
-        y, condition, restore = self._flatten(y, condition)
-        parameters = ops.cast(self.conditioner(y, condition), self.variable_dtype)
-        parameters = ops.split(parameters, self.elementwise.parameters, axis=-1)
-        x, log_det = self.elementwise.inverse(y, *parameters)
-        return restore(x), restore(self._sum_log_det(y, log_det))
+        y, restore = feature_major(y)
+        if condition is not None:
+            condition = ops.transpose(feature_major(condition)[0])
+        parameters = ops.transpose(self.conditioner(ops.transpose(y), condition))
+        parameters = ops.cast(parameters, self.variable_dtype)
+        parameters = ops.split(parameters, self.elementwise.parameters)
+        x, log_derivatives = self.elementwise.inverse(y, *parameters)
+        return restore(x), restore(sum_log_derivatives(y, log_derivatives))
 
     def get_config(self):
         network = self.conditioner.get_config()

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_nf.elementwise import Affine, Shift
+from keras_nf.elementwise import Affine, Shift, sum_log_derivatives
 from keras_nf.flow import Flow
+from keras_nf.layout import feature_major
 from keras_nf.networks.masks import check_partition, partition
-from keras_nf.networks.mlp import MLP, check_hidden_units, flatten_batch
+from keras_nf.networks.mlp import MLP, check_hidden_units
 from keras_nf.permutation import draw_seed, invert_permutation, permute
 
 __all__ = ["AdditiveCoupling", "AffineCoupling"]
@@ -92,28 +93,24 @@ class Coupling(Flow):
                 f"shape {output_shape}. End it with keras.layers.Dense({units})."
             )
 
-    def _split(self, x):
-        return ops.split(permute(x, self._order), [self._kept_size], axis=-1)
-
-    def _merge(self, kept, rest, log_det):
-        y = ops.concatenate([kept, rest], axis=-1)
-        return permute(y, invert_permutation(self._order)), self._sum_log_det(y, log_det)
-
-    def _parameters_of(self, kept, condition):
-        inputs = kept if condition is None else ops.concatenate([kept, condition], axis=-1)
-        inputs, restore = flatten_batch(inputs)
-        parameters = restore(ops.cast(self.conditioner(inputs), self.variable_dtype))
-        return ops.split(parameters, self.elementwise.parameters, axis=-1)
+    def _apply(self, map_rest, x, condition):
+        x, restore = feature_major(x)
+        kept, rest = ops.split(permute(x, self._order), [self._kept_size])
+        inputs = kept
+        if condition is not None:
+            inputs = ops.concatenate([kept, feature_major(condition)[0]])
+        parameters = self.conditioner(ops.transpose(inputs))
+        parameters = ops.cast(parameters, self.variable_dtype)
+        parameters = ops.split(ops.transpose(parameters), self.elementwise.parameters)
+        rest, log_derivatives = map_rest(rest, *parameters)
+        y = permute(ops.concatenate([kept, rest]), invert_permutation(self._order))
+        return restore(y), restore(sum_log_derivatives(rest, log_derivatives))
 
     def forward_and_log_det(self, x, condition=None):
-        kept, rest = self._split(x)
-        rest, log_det = self.elementwise.forward(rest, *self._parameters_of(kept, condition))
-        return self._merge(kept, rest, log_det)
+        return self._apply(self.elementwise.forward, x, condition)
 
     def inverse_and_log_det(self, y, condition=None):
-        kept, rest = self._split(y)
-        rest, log_det = self.elementwise.inverse(rest, *self._parameters_of(kept, condition))
-        return self._merge(kept, rest, log_det)
+        return self._apply(self.elementwise.inverse, y, condition)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

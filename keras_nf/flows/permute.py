@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_nf.flow import Flow
+from keras_nf.layout import feature_major
 from keras_nf.permutation import (
     check_permutation,
     draw_seed,
@@ -65,10 +66,13 @@ class Permute(Flow):
         )
 
     def forward_and_log_det(self, x, condition=None):
-        return permute(x, self._indices), self._constant_log_det(x, 0.0)
+        rows, restore = feature_major(x)
+        return restore(permute(rows, self._indices)), self._constant_log_det(x, 0.0)
 
     def inverse_and_log_det(self, y, condition=None):
-        return permute(y, invert_permutation(self._indices)), self._constant_log_det(y, 0.0)
+        rows, restore = feature_major(y)
+        indices = invert_permutation(self._indices)
+        return restore(permute(rows, indices)), self._constant_log_det(y, 0.0)
 
     def get_config(self):
         return {**super().get_config(), "permutation": self.permutation, "seed": self.seed}

@@ -7,7 +7,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_nf.networks.masks import hidden_degrees, made_masks
+from keras_nf.layout import feature_major
+from keras_nf.networks.masked import MaskedProduct
+from keras_nf.networks.masks import hidden_degrees, made_levels
 from keras_nf.networks.mlp import MLP
 from keras_nf.permutation import check_permutation, draw_seed, resolve_permutation
 
@@ -28,7 +30,8 @@ class MADE(MLP):
       hidden_units: width of each hidden layer; `()` for a masked linear map. A layer narrower
         than `event_size - 1` is allowed, but each of its units then stands for several components.
       parameters: number of outputs per component of the event.
-      activation: activation of the hidden layers, as in `keras.layers.Dense`.
+      activation: activation of the hidden layers, as in `keras.layers.Dense`; one that acts on
+        each unit alone.
       order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
@@ -39,8 +42,8 @@ class MADE(MLP):
     Output shape: `(..., parameters * event_size)`, all components of the first parameter first.
 
     Raises:
-      ValueError: if a width is not a positive integer, a conditional layer has no unit to spare
-        for the condition, or the order is no permutation.
+      ValueError: if a width is not a positive integer, the activation mixes units, a conditional
+        layer has no unit to spare for the condition, or the order is no permutation.
 
     Example:
 
@@ -74,7 +77,9 @@ class MADE(MLP):
         conditional = condition_shape is not None
         self._order = resolve_permutation(self.order, size, self.seed, "order")
         self._degrees = tuple(hidden_degrees(size, self.hidden_units, conditional))
-        self._masks = tuple(made_masks(self._order, self._degrees, self.parameters))
+        levels = made_levels(self._order, self._degrees, self.parameters)
+        groups = [*[1] * len(self._degrees), self.parameters]
+        self._products = [MaskedProduct(*pair, n) for pair, n in zip(levels, groups)]
         self.units = self.parameters * size
         sizes = (size, *self.hidden_units, self.units)
         self._add_dense_weights(sizes)
@@ -94,20 +99,24 @@ class MADE(MLP):
         return [tf.convert_to_tensor(weight) for weight in weights]
 
     def apply(self, inputs, condition, weights):
-        """Evaluate the network with given weights, in its compute dtype."""
+        """Evaluate the network with given weights, in its compute dtype, on (size, batch)."""
         weights = [ops.cast(weight, self.compute_dtype) for weight in weights]
-        depth = len(self._masks)
+        depth = len(self._products)
         h = ops.cast(inputs, self.compute_dtype)
-        for i, (kernel, mask) in enumerate(zip(weights, self._masks)):
+        for i, (kernel, product) in enumerate(zip(weights, self._products)):
             if i > 0:
                 h = self.activation(h)
-            h = ops.matmul(h, kernel * ops.cast(mask, kernel.dtype)) + weights[depth + i]
+            h = product(kernel, h) + ops.expand_dims(weights[depth + i], 1)
             if i == 0 and condition is not None:
-                h = h + ops.matmul(ops.cast(condition, self.compute_dtype), weights[-1])
+                condition = ops.cast(condition, self.compute_dtype)
+                h = h + tf.matmul(weights[-1], condition, transpose_a=True)
         return h
 
     def call(self, inputs, condition=None):
-        return self.apply(inputs, condition, self.weight_tensors())
+        inputs, restore = feature_major(inputs)
+        if condition is not None:
+            condition, _ = feature_major(condition)
+        return restore(self.apply(inputs, condition, self.weight_tensors()))
 
     def compute_output_shape(self, inputs_shape, condition_shape=None):
         return (*inputs_shape[:-1], self.parameters * inputs_shape[-1])

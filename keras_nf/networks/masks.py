@@ -84,16 +84,15 @@ def hidden_degrees(size, hidden_units, conditional):
     return degrees
 
 
-def made_masks(order, degrees, parameters):
-    """Return one 0/1 mask of shape (units in, units out) per layer of MADE.
+def made_levels(order, degrees, parameters):
+    """Return a pair of arrays per layer of MADE: i feeds j where `rows[i] <= columns[j]`.
 
     A hidden unit sees units of degree at most its own; the parameters of a component see hidden
     units of lower degree. The component `order[k]` has degree k + 1.
     """
     previous = component_degrees = invert_permutation(order) + 1
-    masks = []
+    levels = []
     for current in degrees:
-        masks.append(previous[:, None] <= current[None, :])
+        levels.append((previous, current))
         previous = current
-    masks.append(np.tile(previous[:, None] < component_degrees[None, :], (1, parameters)))
-    return [mask.astype("float32") for mask in masks]
+    return [*levels, (previous, np.tile(component_degrees - 1, parameters))]

@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
+
+from keras_nf.layout import feature_major
 
 __all__ = ["MLP"]
 
@@ -24,18 +27,18 @@ def check_hidden_units(hidden_units):
     return tuple(int(u) for u in units)
 
 
-def flatten_batch(x):
-    """Return `x` as (batch, size), and a function that gives results their leading axes back."""
-    if x.shape.rank == 2:
-        return x, lambda value: value
-    batch_shape, static_shape = tf.shape(x)[:-1], x.shape[:-1]
-
-    def restore(value):
-        restored = tf.reshape(value, tf.concat([batch_shape, tf.shape(value)[1:]], axis=0))
-        restored.set_shape(static_shape.concatenate(value.shape[1:]))
-        return restored
-
-    return tf.reshape(x, (-1, x.shape[-1])), restore
+def check_activation(activation):
+    """Return the function, which must act on each unit alone, wherever the axis of units is."""
+    function = keras.activations.get(activation)
+    with tf.init_scope():
+        x = ops.convert_to_tensor([[-2.0, -0.5, 1.0], [0.5, 3.0, 0.0]])
+        agree = np.allclose(function(x), ops.transpose(function(ops.transpose(x))))
+    if not agree:
+        raise ValueError(
+            "`activation` must act on each unit alone, as relu, tanh or silu do. Received: "
+            f"{activation!r}, which mixes the units of a layer."
+        )
+    return function
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -48,7 +51,8 @@ class MLP(keras.layers.Layer):
     Args:
       hidden_units: width of each hidden layer; `()` for a linear map.
       units: size of the output. `None` leaves it to the flow that owns the network.
-      activation: activation of the hidden layers, as in `keras.layers.Dense`.
+      activation: activation of the hidden layers, as in `keras.layers.Dense`; one that acts on
+        each unit alone.
       **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape: `(..., size)`.
@@ -56,7 +60,8 @@ class MLP(keras.layers.Layer):
     Output shape: `(..., units)`.
 
     Raises:
-      ValueError: if a width is not a positive integer, or `units` is unknown when built.
+      ValueError: if a width is not a positive integer, the activation mixes units, or `units` is
+        unknown when built.
 
     Example:
 
@@ -77,7 +82,7 @@ class MLP(keras.layers.Layer):
         super().__init__(**kwargs)
         self.hidden_units = check_hidden_units(hidden_units)
         self.units = units
-        self.activation = keras.activations.get(activation)
+        self.activation = check_activation(activation)
 
     def build(self, inputs_shape):
         if self.units is None:
@@ -100,10 +105,12 @@ class MLP(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        h = inputs
-        for kernel, bias in zip(self._kernels[:-1], self._biases[:-1]):
-            h = self.activation(ops.matmul(h, kernel) + bias)
-        return ops.matmul(h, self._kernels[-1]) + self._biases[-1]
+        h, restore = feature_major(inputs)
+        for i, (kernel, bias) in enumerate(zip(self._kernels, self._biases)):
+            if i > 0:
+                h = self.activation(h)
+            h = tf.matmul(kernel, h, transpose_a=True) + ops.expand_dims(bias, 1)
+        return restore(h)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)

@@ -233,17 +233,16 @@ class _Solver:
         contain what it and the condition contribute. Its column of the first kernel comes third.
         """
         made, layout = self.made, self.layout
-        depth, dtype = len(made._masks), made.compute_dtype
+        depth, dtype = len(made._products), made.compute_dtype
         kernels, biases, column = [], [], None
-        for i, mask in enumerate(made._masks):
-            kernel = ops.cast(weights[i] * ops.cast(mask, weights[i].dtype), dtype)
+        for i, product in enumerate(made._products):
+            kernel = product.masked(ops.cast(weights[i], dtype))
             bias = layout.rows(ops.cast(weights[depth + i], dtype)[:, None], i + 1)
             if i == 0 and condition is not None:
                 shift = tf.matmul(
                     ops.cast(weights[-1], dtype),
                     ops.cast(condition, dtype),
                     transpose_a=True,
-                    transpose_b=True,
                 )
                 bias = bias + layout.rows(shift, 1)
             if i == 0 and first is not None:
@@ -263,7 +262,7 @@ class _Solver:
         made, layout = self.made, self.layout
         if layout.lowest == 0:
             return None, tf.zeros_like(x[0])
-        bias = tf.reshape(weights[2 * len(made._masks) - 1], (made.parameters, -1))
+        bias = tf.reshape(weights[2 * len(made._products) - 1], (made.parameters, -1))
         raw = ops.cast(bias[:, layout.order[0]], made.compute_dtype)
         y, log_derivative = self._component(
             x[layout.order[0]], raw[:, None] + tf.zeros((1, _batch_size(x)), raw.dtype)
@@ -302,8 +301,8 @@ def solve_sequentially(made, elementwise, x, condition=None):
     Args:
       made: a built `MADE`.
       elementwise: the map; see `keras_nf.elementwise`.
-      x: tensor of shape `(batch, event_size)`.
-      condition: `None`, or a tensor of shape `(batch, condition_size)`.
+      x: tensor of shape `(event_size, batch)`.
+      condition: `None`, or a tensor of shape `(condition_size, batch)`.
 
     Returns:
       y, of the shape of `x`, and the sum of the map's log-derivatives, of shape `(batch,)`.
@@ -315,22 +314,20 @@ def solve_sequentially(made, elementwise, x, condition=None):
     def solve(x, *arguments):
         condition = arguments[0] if conditions else None
         weights = arguments[len(conditions) :]
-        y, log_det = solver.solve(tf.transpose(x), condition, weights)
-        y = tf.transpose(y)
+        y, log_det = solver.solve(x, condition, weights)
 
         def gradient(upstream_y, upstream_log_det):
-            columns = map(tf.transpose, (x, y, upstream_y))
-            total = solver.adjoints(*columns, upstream_log_det, condition, weights)
+            total = solver.adjoints(x, y, upstream_y, upstream_log_det, condition, weights)
             sources = [x, *arguments]
             with tf.GradientTape() as tape:
                 tape.watch(sources)
                 raw = ops.cast(made.apply(y, condition, weights), x.dtype)
-                theta = tf.split(raw, made.parameters, axis=-1)
+                theta = tf.split(raw, made.parameters)
                 value, log_derivative = elementwise.forward(x, *theta)
-            targets, upstreams = [value], [tf.transpose(total)]
+            targets, upstreams = [value], [total]
             if log_derivative is not None:
                 targets.append(log_derivative)
-                upstreams.append(tf.zeros_like(log_derivative) + upstream_log_det[:, None])
+                upstreams.append(tf.zeros_like(log_derivative) + upstream_log_det)
             return tape.gradient(
                 targets, sources, output_gradients=upstreams, unconnected_gradients="zero"
             )

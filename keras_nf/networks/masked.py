@@ -1,0 +1,103 @@
+"""Product with a masked kernel, without most of the products with zeros."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+# On a CPU, smaller products lose what they save; more of them save little more.
+_SMALLEST_TILE = 128
+_MOST_TILES = 4
+
+
+@functools.cache
+def _has_accelerator():
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
+def _cuts(size, groups=1):
+    """Return the bounds of tiles of one axis, whose entries are in groups of equal size."""
+    size //= groups
+    tiles = 1 if _has_accelerator() else min(size // _SMALLEST_TILE, _MOST_TILES)
+    if tiles < 2:
+        return [0, size * groups]
+    bounds = np.linspace(0, size, tiles + 1).round().astype(int)
+    return [0, *(group * size + bound for group in range(groups) for bound in bounds[1:].tolist())]
+
+
+def _tiles(linked, cuts, other_cuts):
+    """Pair the slice of each tile with the slice of the other axis that its links span."""
+    tiles = []
+    for start, end, links in zip(cuts[:-1], cuts[1:], linked):
+        first, *_, last = [*np.flatnonzero(links)] * 2
+        tiles.append((slice(start, end), slice(other_cuts[first], other_cuts[last + 1])))
+    return tiles
+
+
+class MaskedProduct:
+    """(M * W)^T x for a kernel W, a constant 0/1 mask M, and x of shape (rows, batch).
+
+    M connects row i with column j where `rows[i] <= columns[j]`, and is kept as these two vectors.
+    The kernel of a wide layer is cut into tiles: those that M empties are left out, of the product
+    and of its gradients, which saves nearly half of the arithmetic where the vectors are sorted.
+
+    Args:
+      rows: array of integers, one for each row of the kernel.
+      columns: array of integers, one for each column of the kernel.
+      groups: number of equal parts of the columns, to be tiled alike.
+    """
+
+    def __init__(self, rows, columns, groups=1):
+        self._rows, self._columns = rows.astype("int32"), columns.astype("int32")
+        row_cuts, column_cuts = _cuts(len(rows)), _cuts(len(columns), groups)
+        self._is_tiled = len(row_cuts) > 2 and len(column_cuts) > 2
+        if self._is_tiled:
+            lowest = np.minimum.reduceat(rows, row_cuts[:-1])
+            highest = np.maximum.reduceat(columns, column_cuts[:-1])
+            linked = lowest[:, None] <= highest[None, :]
+            self._row_tiles = _tiles(linked, row_cuts, column_cuts)
+            self._column_tiles = _tiles(linked.T, column_cuts, row_cuts)
+
+    @property
+    def mask(self):
+        """M, as an array of booleans."""
+        return self._rows[:, None] <= self._columns[None, :]
+
+    def masked(self, kernel, rows=slice(None), columns=slice(None)):
+        """Return M * W, or the part of it in the given rows and columns for that part of W."""
+        rows, columns = self._rows[rows], self._columns[columns]
+        if rows.max() <= columns.min():
+            return kernel
+        mask = tf.constant(rows[:, None]) <= tf.constant(columns[None, :])
+        return kernel * ops.cast(mask, kernel.dtype)
+
+    def __call__(self, kernel, x):
+        if not self._is_tiled:
+            return tf.matmul(self.masked(kernel), x, transpose_a=True)
+        return self._tiled_product(kernel, x)
+
+    def _tiled_product(self, kernel, x):
+        width = len(self._columns)
+
+        @tf.custom_gradient
+        def product(kernel, x):
+            pieces = [
+                tf.matmul(self.masked(kernel[rows, columns], rows, columns), x[rows], True)
+                for columns, rows in self._column_tiles
+            ]
+
+            def gradient(upstream):
+                kernel_bars, x_bars = [], []
+                for rows, columns in self._row_tiles:
+                    own_kernel, own_upstream = kernel[rows, columns], upstream[columns]
+                    x_bars.append(tf.matmul(self.masked(own_kernel, rows, columns), own_upstream))
+                    bar = tf.matmul(x[rows], own_upstream, transpose_b=True)
+                    bar = self.masked(bar, rows, columns)
+                    margins = [[0, 0], [columns.start, width - columns.stop]]
+                    kernel_bars.append(tf.pad(bar, margins))
+                return tf.concat(kernel_bars, axis=0), tf.concat(x_bars, axis=0)
+
+            return tf.concat(pieces, axis=0), gradient
+
+        return product(kernel, x)
