@@ -55,6 +55,9 @@ class _KnownLogDet:
 def _prepared(method):
     """Check, build and broadcast before a flow's own `forward_` or `inverse_and_log_det`."""
 
+    # AutoGraph would rewrite the source of all that a flow runs, at seconds for each trace, and
+    # find nothing to do. Keras leaves it out as well.
+    @tf.autograph.experimental.do_not_convert
     @functools.wraps(method)
     def wrapper(self, x, condition=None):
         x, condition = self._prepare(x, condition)

@@ -253,7 +253,7 @@ class FlowModel(keras.Model):
                 def sample(seed, condition=None):
                     return self.distribution.sample(n, seed=seed, condition=condition)
 
-                function = tf.function(sample, jit_compile=jit_compile)
+                function = tf.function(sample, jit_compile=jit_compile, autograph=False)
                 traces[key] = function.get_concrete_function(*arguments)
             return traces[key](*arguments)
 

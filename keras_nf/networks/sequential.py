@@ -18,8 +18,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_nf.permutation import invert_permutation, permute
+
 # More would save little more of the products with zeros, and each costs compilation.
 _STAGES = 4
+_TALL = 128
 
 
 class _Layout:
@@ -47,7 +50,23 @@ class _Layout:
         self.widths = [[int(c[a:b].max()) for c in self.counts] for a, b in stages]
         rows = [[(b - a) * w for w in ws] for (a, b), ws in zip(stages, self.widths)]
         self.tops = [np.cumsum([0, *layer]).tolist() for layer in zip(*rows)]
-        self.tops = self.tops or [[0]] * len(self.counts)
+        self.positions = [self._positions(layer) for layer in range(len(self.counts))]
+
+    def _positions(self, layer):
+        """Return the row of each unit of a layer; the other rows are padding."""
+        tops = [
+            top + step * widths[layer]
+            for (a, b), widths, top in zip(
+                itertools.pairwise(self.bounds), self.widths, self.tops[layer]
+            )
+            for step in range(b - a)
+        ]
+        return np.concatenate([top + np.arange(n) for top, n in zip(tops, self.counts[layer])])
+
+    def is_tall(self, stage):
+        """Whether the rows before a stage are worth a product of their own."""
+        heights = [layer[stage + 1] - layer[stage] for layer in self.tops[1:-1]]
+        return max(heights, default=0) >= _TALL
 
     def _stage_bounds(self, steps, hidden):
         bounds = np.unique(np.linspace(0, steps, min(_STAGES, steps) + 1).astype(int))
@@ -60,47 +79,46 @@ class _Layout:
     def rows(self, values, layer):
         """Arrange rows, one for each unit of a layer; padding is zero."""
         if layer == 0:
-            return _take(values, self.order)[self.lowest :]
+            return permute(values, self.order)[self.lowest :]
         if layer == len(self.counts) - 1:
             # From parameter by parameter to component by component.
             shape = (self.parameters, len(self.order), tf.shape(values)[1])
-            values = _take(tf.transpose(tf.reshape(values, shape), (1, 0, 2)), self.order)
+            values = permute(tf.transpose(tf.reshape(values, shape), (1, 0, 2)), self.order)
             return tf.reshape(values[self.lowest :], (-1, shape[2]))
-        ends = np.cumsum([0, *self.counts[layer]])
-        pieces = [
-            _pad_groups(values[ends[a] : ends[b]], self.counts[layer][a:b], widths[layer])
-            for (a, b), widths in zip(itertools.pairwise(self.bounds), self.widths)
-        ]
-        return tf.concat(pieces, axis=0) if pieces else values[:0]
+        return _spread(values, self.positions[layer], self.tops[layer][-1])
 
     def all_components(self, first, rows):
         """Return the rows of all components, from the first one's and those of the steps."""
         rows = rows if first is None else tf.concat([first, rows], axis=0)
-        return _take(rows, np.argsort(self.order))
+        return permute(rows, invert_permutation(self.order))
 
 
-def _take(values, rows):
-    if np.array_equal(rows, np.arange(len(rows))):
+def _spread(values, positions, count):
+    """Put rows at their positions among `count` rows, of which the others are zero."""
+    if len(positions) == count:
         return values
-    if np.array_equal(rows, np.arange(len(rows))[::-1]):
-        return tf.reverse(values, [0])
-    return tf.gather(values, rows)
+    sources = np.full(count, len(positions))
+    sources[positions] = np.arange(len(positions))
 
+    @tf.custom_gradient
+    def spread(values):
+        rows = tf.gather(tf.pad(values, [[0, 1], [0, 0]]), sources)
+        return rows, lambda upstream: tf.gather(upstream, positions)
 
-def _pad_groups(values, counts, width):
-    """Pad groups of adjacent rows to one width."""
-    if (counts == width).all():
-        return values
-    groups = np.split(np.arange(counts.sum()), np.cumsum(counts)[:-1])
-    rows = np.full((len(counts), width), counts.sum())
-    for row, group in zip(rows, groups):
-        row[: len(group)] = group
-    return tf.gather(tf.pad(values, [[0, 1], [0, 0]]), rows.ravel())
+    return spread(values)
 
 
 def _rows(values, index, count):
     """Return `count` rows of a matrix, from row `index * count`."""
     return tf.slice(values, [index * count, 0], [count, tf.shape(values)[1]])
+
+
+def _product(kernel, values):
+    """Return kernel @ values, or zeros in a single column where no row is multiplied.
+
+    The operations are the same in both cases: a graph does not depend on the size of an event.
+    """
+    return tf.matmul(kernel, values[:, : None if kernel.shape[1] else 1])
 
 
 def _batch_size(values):
@@ -122,24 +140,32 @@ class _Solver:
         kernels, biases, _ = self._arrange(first, condition, weights)
         x_steps = layout.rows(x, 0)
         batch = _batch_size(x)
-        buffers = [tf.zeros((0, batch), x.dtype)]
-        buffers += [tf.zeros((0, batch), dtype) for _ in kernels[1:]]
+        dtypes = [x.dtype, *[dtype] * (len(kernels) - 1)]
+        known = [tf.zeros((0, batch), row_dtype) for row_dtype in dtypes]
 
         for stage, (start, end) in enumerate(itertools.pairwise(layout.bounds)):
             widths = layout.widths[stage]
             tops, ends = zip(*[layer[stage : stage + 2] for layer in layout.tops])
+            origins = tops if layout.is_tall(stage) else [0] * len(tops)
             own_x = x_steps[start:end]
-            own_kernels = [
-                kernel[tops[i + 1] : ends[i + 1], : ends[i]] for i, kernel in enumerate(kernels)
+            own_kernels, own_biases = [], []
+            for i, (kernel, bias) in enumerate(zip(kernels, biases)):
+                kernel, bias = kernel[tops[i + 1] : ends[i + 1]], bias[tops[i + 1] : ends[i + 1]]
+                early = ops.cast(known[i][: origins[i]], dtype)
+                own_biases.append(bias + _product(kernel[:, : origins[i]], early))
+                own_kernels.append(kernel[:, origins[i] : ends[i]])
+            buffers = [
+                tf.pad(rows[origin:], [[0, b - a], [0, 0]])
+                for rows, origin, a, b in zip(known, origins, tops, ends)
             ]
-            own_biases = [bias[tops[i + 1] : ends[i + 1]] for i, bias in enumerate(biases)]
+            rests = [top - origin for top, origin in zip(tops, origins)]
 
             def step(
                 k,
                 log_det,
                 *buffers,
                 w=widths,
-                tops=tops,
+                rests=rests,
                 x=own_x,
                 kernels=own_kernels,
                 biases=own_biases,
@@ -148,45 +174,57 @@ class _Solver:
                 for i, (kernel, bias) in enumerate(zip(kernels, biases), start=1):
                     pre = tf.matmul(_rows(kernel, k, w[i]), below) + _rows(bias, k, w[i])
                     if i < len(kernels):
-                        row = tops[i] + k * w[i]
-                        below = ops.slice_update(buffers[i], (row, 0), self.made.activation(pre))
+                        activated = self.made.activation(pre)
+                        row = rests[i] + k * w[i]
+                        below = ops.slice_update(buffers[i], (row, 0), activated)
                         hidden.append(below)
                 y, log_derivative = self._component(x[k], pre)
-                y = ops.slice_update(buffers[0], (tops[0] + k, 0), y[None])
+                y = ops.slice_update(buffers[0], (rests[0] + k, 0), y[None])
                 return (k + 1, log_det + log_derivative, y, *hidden)
 
-            buffers = [
-                tf.pad(buffer, [[0, b - a], [0, 0]]) for buffer, a, b in zip(buffers, tops, ends)
-            ]
             _, log_det, *buffers = tf.while_loop(
                 lambda k, *state, steps=end - start: k < steps,
                 step,
                 (0, log_det, *buffers),
                 maximum_iterations=end - start,
             )
-        return layout.all_components(first, buffers[0]), log_det
+            known = [
+                tf.concat([rows[:origin], buffer], axis=0)
+                for rows, origin, buffer in zip(known, origins, buffers)
+            ]
+        return layout.all_components(first, known[0]), log_det
 
-    def adjoints(self, x, y, upstream_y, upstream_log_det, condition, weights):
-        """Return the total derivative with respect to each component of y."""
+    def gradients(self, x, y, upstream_y, upstream_log_det, condition, weights):
+        """Return the gradients with respect to x, the condition, if any, and the weights."""
         layout, dtype = self.layout, self.made.compute_dtype
-        first = y[layout.order[0]][None] if layout.lowest == 1 else None
-        kernels, biases, column = self._arrange(first, condition, weights)
-        slopes, direct, indirect = self._local_derivatives(
-            layout.rows(x, 0), layout.rows(y, 0), kernels, biases, upstream_log_det
-        )
+        sources = [*([] if condition is None else [condition]), *weights]
+        with tf.GradientTape() as arrangement:
+            arrangement.watch(sources)
+            first = y[layout.order[0]][None] if layout.lowest == 1 else None
+            kernels, biases, column = self._arrange(first, condition, weights)
+        x_steps, y_steps = layout.rows(x, 0), layout.rows(y, 0)
+        activations, slopes, raw = self._evaluate(y_steps, kernels, biases)
+        stretch, tilt, direct, indirect = self._map_derivatives(x_steps, raw, upstream_log_det)
         upstream = layout.rows(upstream_y, 0)
         batch = _batch_size(x)
-        # Adjoints of the rows of each hidden layer and of the parameters, from the stage's on.
-        buffers = [tf.zeros((0, batch), dtype) for _ in kernels]
+        # Adjoints of the rows of each hidden layer and of the parameters, in the stages behind.
+        known = [tf.zeros((0, batch), dtype) for _ in kernels]
         totals = []
 
         for stage, (start, end) in reversed(list(enumerate(itertools.pairwise(layout.bounds)))):
             widths = layout.widths[stage]
             tops, ends = zip(*[layer[stage : stage + 2] for layer in layout.tops])
-            columns = [
-                tf.transpose(kernel[tops[i + 1] :, tops[i] : ends[i]])
-                for i, kernel in enumerate(kernels)
+            # Rows of the layers above, counted from the stage's first, that the loop multiplies.
+            rests = [
+                (b if layout.is_tall(stage) else layer[-1]) - a
+                for a, b, layer in zip(tops[1:], ends[1:], layout.tops[1:])
             ]
+            columns, backs = [], []
+            for i, kernel in enumerate(kernels):
+                transposed = tf.transpose(kernel[tops[i + 1] :, tops[i] : ends[i]])
+                late = known[i][rests[i] - (ends[i + 1] - tops[i + 1]) :]
+                columns.append(transposed[:, : rests[i]])
+                backs.append(_product(transposed[:, rests[i] :], late))
             own = (
                 upstream[start:end],
                 direct[tops[-1] : ends[-1]],
@@ -194,25 +232,26 @@ class _Solver:
                 *[slope[tops[i] : ends[i]] for i, slope in enumerate(slopes, start=1)],
             )
 
-            def step(k, total, *buffers, w=widths, columns=columns, own=own):
+            def step(k, total, *buffers, w=widths, columns=columns, backs=backs, own=own):
+                def back(i, above):
+                    return tf.matmul(_rows(columns[i], k, w[i]), above) + _rows(backs[i], k, w[i])
+
                 upstream, direct, indirect, *slopes = own
-                back = tf.matmul(_rows(columns[0], k, 1), buffers[0])
-                total_k = _rows(upstream, k, 1) + ops.cast(back, x.dtype)
+                total_k = _rows(upstream, k, 1) + ops.cast(back(0, buffers[0]), x.dtype)
                 theta = _rows(direct, k, w[-1]) * total_k + _rows(indirect, k, w[-1])
-                theta = ops.cast(theta, dtype)
-                above = ops.slice_update(buffers[-1], (k * w[-1], 0), theta)
+                above = ops.slice_update(buffers[-1], (k * w[-1], 0), ops.cast(theta, dtype))
                 updated = [above]
                 for i in range(len(slopes), 0, -1):
-                    bar = tf.matmul(_rows(columns[i], k, w[i]), above)
-                    bar = bar * _rows(slopes[i - 1], k, w[i])
+                    bar = back(i, above) * _rows(slopes[i - 1], k, w[i])
                     above = ops.slice_update(buffers[i - 1], (k * w[i], 0), bar)
                     updated.append(above)
                 total = ops.slice_update(total, (k, 0), total_k)
                 return (k - 1, total, *updated[::-1])
 
+            heights = [b - a for a, b in zip(tops[1:], ends[1:])]
             buffers = [
-                tf.pad(buffer, [[b - a, 0], [0, 0]])
-                for buffer, a, b in zip(buffers, tops[1:], ends[1:])
+                tf.pad(rows[: rest - height], [[height, 0], [0, 0]])
+                for rows, rest, height in zip(known, rests, heights)
             ]
             _, total, *buffers = tf.while_loop(
                 lambda k, *state: k >= 0,
@@ -220,11 +259,39 @@ class _Solver:
                 (end - start - 1, tf.zeros((end - start, batch), x.dtype), *buffers),
                 maximum_iterations=end - start,
             )
+            known = [
+                tf.concat([buffer, rows[rest - height :]], axis=0)
+                for buffer, rows, rest, height in zip(buffers, known, rests, heights)
+            ]
             totals.insert(0, total)
-        if layout.lowest == 1:
-            back = tf.matmul(column, buffers[0], transpose_a=True)
-            first = upstream_y[layout.order[0]][None] + ops.cast(back, x.dtype)
-        return layout.all_components(first, tf.concat([tf.zeros_like(x[:0]), *totals], axis=0))
+        total = tf.concat([tf.zeros_like(x[:0]), *totals], axis=0)
+        kernel_bars = [tf.matmul(bar, h, transpose_b=True) for bar, h in zip(known, activations)]
+        bias_bars = [
+            bar if bias.shape[1] != 1 else tf.reduce_sum(bar, axis=1, keepdims=True)
+            for bar, bias in zip(known, biases)
+        ]
+        bars = arrangement.gradient(
+            [*kernels, *biases],
+            sources,
+            output_gradients=[*kernel_bars, *bias_bars],
+            unconnected_gradients="zero",
+        )
+        x_bar = total * stretch + tilt
+        if layout.lowest == 0:
+            return layout.all_components(None, x_bar), *bars
+        back = tf.matmul(column, known[0], transpose_a=True)
+        total = upstream_y[layout.order[0]][None] + ops.cast(back, x.dtype)
+        with tf.GradientTape() as tape:
+            tape.watch([x, *sources])
+            value, log_derivative = self._first(x, weights)
+        first_x_bar, *first_bars = tape.gradient(
+            [value, log_derivative],
+            [x, *sources],
+            output_gradients=[total, upstream_log_det],
+            unconnected_gradients="zero",
+        )
+        x_bar = layout.all_components(tf.zeros_like(total), x_bar) + first_x_bar
+        return x_bar, *[a + b for a, b in zip(bars, first_bars)]
 
     def _arrange(self, first, condition, weights):
         """Return masked kernels as (rows out, rows in) and biases as (rows out, 1 or batch).
@@ -269,30 +336,40 @@ class _Solver:
         )
         return y[None], log_derivative
 
-    def _local_derivatives(self, x, y, kernels, biases, upstream_log_det):
-        """Slopes of all hidden units, and of the map in its parameters, at the known result."""
-        slopes, below = [], ops.cast(y, self.made.compute_dtype)
+    def _evaluate(self, y, kernels, biases):
+        """Return the inputs of each layer at the known result, their slopes, the raw parameters."""
+        activations, slopes = [ops.cast(y, self.made.compute_dtype)], []
         for kernel, bias in zip(kernels[:-1], biases[:-1]):
-            pre = tf.matmul(kernel, below) + bias
+            pre = tf.matmul(kernel, activations[-1]) + bias
             with tf.GradientTape() as tape:
                 tape.watch(pre)
-                below = self.made.activation(pre)
-            slopes.append(tape.gradient(below, pre))
-        raw = ops.cast(tf.matmul(kernels[-1], below) + biases[-1], x.dtype)
-        theta = tf.reshape(raw, (x.shape[0], self.made.parameters, _batch_size(x)))
-        theta = tf.unstack(theta, axis=1)
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(theta)
-            value, log_derivative = self.elementwise.forward(x, *theta)
-        direct = tape.gradient(value, theta, unconnected_gradients="zero")
-        indirect = [tf.zeros_like(value) for _ in theta]
-        if log_derivative is not None:
-            indirect = tape.gradient(log_derivative, theta, unconnected_gradients="zero")
+                activated = self.made.activation(pre)
+            activations.append(activated)
+            slopes.append(tape.gradient(activated, pre))
+        return activations, slopes, tf.matmul(kernels[-1], activations[-1]) + biases[-1]
+
+    def _map_derivatives(self, x, raw, upstream_log_det):
+        """Derivatives of the values, and of the weighted log-derivatives, in x and parameters."""
         shape = tf.shape(raw)
+        theta = tf.reshape(
+            ops.cast(raw, x.dtype), (x.shape[0], self.made.parameters, _batch_size(x))
+        )
+        sources = [x, *tf.unstack(theta, axis=1)]
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(sources)
+            value, log_derivative = self.elementwise.forward(*sources)
+        stretch, *direct = tape.gradient(value, sources, unconnected_gradients="zero")
+        tilt, *indirect = [tf.zeros_like(x) for _ in sources]
+        if log_derivative is not None:
+            tilt, *indirect = tape.gradient(
+                log_derivative,
+                sources,
+                output_gradients=tf.zeros_like(x) + upstream_log_det,
+                unconnected_gradients="zero",
+            )
         # Rows of (component, parameter), like those of the last kernel.
-        direct = tf.reshape(tf.stack(direct, axis=1), shape)
-        indirect = tf.reshape(tf.stack(indirect, axis=1) * upstream_log_det, shape)
-        return slopes, direct, indirect
+        direct, indirect = [tf.reshape(tf.stack(d, axis=1), shape) for d in (direct, indirect)]
+        return stretch, tilt, direct, indirect
 
 
 def solve_sequentially(made, elementwise, x, condition=None):
@@ -317,20 +394,7 @@ def solve_sequentially(made, elementwise, x, condition=None):
         y, log_det = solver.solve(x, condition, weights)
 
         def gradient(upstream_y, upstream_log_det):
-            total = solver.adjoints(x, y, upstream_y, upstream_log_det, condition, weights)
-            sources = [x, *arguments]
-            with tf.GradientTape() as tape:
-                tape.watch(sources)
-                raw = ops.cast(made.apply(y, condition, weights), x.dtype)
-                theta = tf.split(raw, made.parameters)
-                value, log_derivative = elementwise.forward(x, *theta)
-            targets, upstreams = [value], [total]
-            if log_derivative is not None:
-                targets.append(log_derivative)
-                upstreams.append(tf.zeros_like(log_derivative) + upstream_log_det)
-            return tape.gradient(
-                targets, sources, output_gradients=upstreams, unconnected_gradients="zero"
-            )
+            return solver.gradients(x, y, upstream_y, upstream_log_det, condition, weights)
 
         return (y, log_det), gradient
 
