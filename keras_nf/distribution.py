@@ -87,12 +87,16 @@ class FlowDistribution(tfd.TransformedDistribution):
         sample_shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         return tf.concat([sample_shape, condition_shape], axis=0)
 
-    def _call_sample_n(self, sample_shape, seed, **kwargs):
+    def _sample_base(self, sample_shape, seed, **kwargs):
+        """Draw what the flow then maps to a sample."""
         base_kwargs, flow_kwargs = self._kwargs_split_fn(kwargs)
-        x = self.distribution.sample(
+        return self.distribution.sample(
             self._base_sample_shape(sample_shape, flow_kwargs), seed=seed, **base_kwargs
         )
-        return self.bijector.forward(x, **flow_kwargs)
+
+    def _call_sample_n(self, sample_shape, seed, **kwargs):
+        _, flow_kwargs = self._kwargs_split_fn(kwargs)
+        return self.bijector.forward(self._sample_base(sample_shape, seed, **kwargs), **flow_kwargs)
 
     def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
         base_kwargs, flow_kwargs = self._kwargs_split_fn(kwargs)

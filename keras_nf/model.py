@@ -166,6 +166,28 @@ class FlowModel(keras.Model):
                 f"and {len(condition)} in 'condition'."
             )
 
+    def _build_for(self, data):
+        """Build model and optimizer where the shapes are known before the first step.
+
+        Keras would build them inside of it, and would then have to trace it a second time.
+        """
+        if isinstance(data, tf.data.Dataset):
+            spec = data.element_spec
+            data = spec[0] if isinstance(spec, tuple) else spec
+        x, condition = _unpack(data)
+        parts = [x] if condition is None else [x, condition]
+        if not self.compiled or not all(hasattr(part, "shape") for part in parts):
+            return
+        shapes = [tf.TensorShape(part.shape) for part in parts]
+        if any(shape.rank is None or shape.rank < 2 or shape[-1] is None for shape in shapes):
+            return
+        shapes = [(None, *shape[1:]) for shape in shapes]
+        with self.distribute_strategy.scope():
+            if not self.built:
+                self.build(shapes[0] if len(shapes) == 1 else dict(zip(("x", "condition"), shapes)))
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+
     def _known_event_size(self):
         if self.flow.event_size is None:
             raise ValueError(
@@ -249,11 +271,14 @@ class FlowModel(keras.Model):
         def compiled_sample(n, *arguments):
             key = n, *[tuple(argument.shape) for argument in arguments]
             if key not in traces:
+                forward = tf.function(self.flow.forward, jit_compile=jit_compile, autograph=False)
 
                 def sample(seed, condition=None):
-                    return self.distribution.sample(n, seed=seed, condition=condition)
+                    # Outside of XLA, whose generators are many times slower on a CPU.
+                    x = self.distribution._sample_base(n, seed, condition=condition)
+                    return forward(x, condition=condition)
 
-                function = tf.function(sample, jit_compile=jit_compile, autograph=False)
+                function = tf.function(sample, autograph=False)
                 traces[key] = function.get_concrete_function(*arguments)
             return traces[key](*arguments)
 
@@ -280,6 +305,7 @@ class FlowModel(keras.Model):
             self._check_arrays(x_val)
             validation_data = (x_val, _placeholder(y_val, weight_val), weight_val)
         self._check_arrays(x)
+        self._build_for(x)
         return super().fit(
             x,
             _placeholder(y, sample_weight),

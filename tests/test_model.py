@@ -999,3 +999,27 @@ class TestWithKerasAlone:
         np.testing.assert_allclose(
             model.predict([X, C], verbose=0), flow.forward(X, condition=C), **CLOSE
         )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        X,
+        {"x": X, "condition": C},
+        tf.data.Dataset.from_tensor_slices(X).batch(ROWS),
+        tf.data.Dataset.from_tensor_slices((X, W, W)).batch(ROWS),
+    ],
+    ids=["array", "condition", "dataset", "weights"],
+)
+def test_fit_traces_a_step_once(data):
+    traces = []
+
+    class Traced(FlowModel):
+        def train_step(self, data):
+            traces.append(data)
+            return super().train_step(data)
+
+    model = Traced(maf())
+    model.compile("adam")
+    model.fit(data, verbose=0)
+    assert len(traces) == 1

@@ -5,11 +5,12 @@ once: a step computes the units of one degree from the components known so far, 
 parameters of the next component, then the component. The units of a layer are sorted by degree
 and stored as (units, batch), so that a step reads contiguous rows of the weights and writes
 contiguous rows of a buffer, and one loop body serves many steps. A few loops follow each other,
-each over the rows known at its end: later rows would be multiplied by zero.
+the stages. A stage multiplies the rows known at its end, for later rows would be multiplied by
+zero; where it is tall, one product brings in all earlier stages before its loop begins.
 
-The gradient has the same structure, in reverse order: the adjoint of a component is known once
-the adjoints of all units of higher degree are. Given those of all components, the gradients of
-the weights are one ordinary backward pass at the known result. Nothing is stored per step.
+The gradient has the same structure, in reverse order: the adjoint of a unit is known once those
+of all units of higher degree are. Given those of all units, the gradient of a kernel is one
+product of them with the activations. Nothing is stored per step.
 """
 
 import itertools
@@ -22,6 +23,7 @@ from keras_nf.permutation import invert_permutation, permute
 
 # More would save little more of the products with zeros, and each costs compilation.
 _STAGES = 4
+# Rows of a layer in one stage from which a product for all earlier stages is faster.
 _TALL = 128
 
 
