@@ -335,6 +335,23 @@ class FlowModel(keras.Model):
         self._check_arrays(x)
         return super().evaluate(x, y, sample_weight=sample_weight, **kwargs)
 
+    def predict(self, x, *args, **kwargs):
+        """Return log p(x) as an array, in batches: `keras.Model.predict`.
+
+        Args:
+          x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
+          *args: the other arguments of `keras.Model.predict`.
+          **kwargs: the same, by name.
+
+        Returns:
+          Array of shape `(rows,)`, in nats.
+
+        Raises:
+          ValueError: on data of a wrong shape.
+        """
+        self._check_arrays(x)
+        return super().predict(x, *args, **kwargs)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if y is not None and sample_weight is None:
             raise ValueError(_NO_TARGETS)

@@ -120,6 +120,15 @@ def test_single_column_without_an_axis():
         fit(fresh_model(), X[:, 0])
 
 
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_single_column_without_an_axis_for_a_model_that_is_built(name):
+    # As many rows as the event has components would pass for one event.
+    model = fresh_model()
+    fit(model, X)
+    with refused("Expected data of shape (batch, event_size)", "Received", "x[:, None]"):
+        getattr(model, name)(X[: X.shape[1], 0], verbose=0)
+
+
 def test_dataset_that_is_not_batched():
     rows = tf.data.Dataset.from_tensor_slices(X)
     with refused("Expected batches of shape (batch, event_size)", "Received", "batch the dataset"):

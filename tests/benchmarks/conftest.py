@@ -39,7 +39,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--repetitions",
         type=int,
-        help="repetitions of each work item (default: 7; 2 end to end, 3 of fresh processes)",
+        help="repetitions of each work item (default: 7; 3 end to end and of fresh processes)",
     )
     group.addoption("--table", type=Path, metavar="PATH", help="write the table as Markdown")
 
