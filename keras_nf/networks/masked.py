@@ -30,7 +30,7 @@ def _tiles(linked, cuts, other_cuts):
     """Pair the slice of each tile with the slice of the other axis that its links span."""
     tiles = []
     for start, end, links in zip(cuts[:-1], cuts[1:], linked):
-        first, *_, last = [*np.flatnonzero(links)] * 2
+        first, last = np.flatnonzero(links)[[0, -1]]
         tiles.append((slice(start, end), slice(other_cuts[first], other_cuts[last + 1])))
     return tiles
 
@@ -82,10 +82,10 @@ class MaskedProduct:
 
         @tf.custom_gradient
         def product(kernel, x):
-            pieces = [
-                tf.matmul(self.masked(kernel[rows, columns], rows, columns), x[rows], True)
-                for columns, rows in self._column_tiles
-            ]
+            pieces = []
+            for columns, rows in self._column_tiles:
+                own_kernel = self.masked(kernel[rows, columns], rows, columns)
+                pieces.append(tf.matmul(own_kernel, x[rows], transpose_a=True))
 
             def gradient(upstream):
                 kernel_bars, x_bars = [], []

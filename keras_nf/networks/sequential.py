@@ -275,7 +275,7 @@ class _Solver:
                 for buffer, rows, rest, height in zip(buffers, known, rests, heights)
             ]
             totals.insert(0, total)
-        total = tf.concat([tf.zeros_like(x[:0]), *totals], axis=0)
+        total = tf.concat(totals, axis=0)
         kernel_bars = [tf.matmul(bar, h, transpose_b=True) for bar, h in zip(known, activations)]
         bias_bars = [
             bar if bias.shape[1] != 1 else tf.reduce_sum(bar, axis=1, keepdims=True)
