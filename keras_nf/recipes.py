@@ -24,13 +24,13 @@ def planar_flow(
     dtype: str | None = None,
     **kwargs: Any,
 ) -> Chain:
-    """Chain of planar flows (Rezende and Mohamed, 2015).
+    """Planar flows, one after another (Rezende and Mohamed, 2015).
 
     Sampling is cheap; the density of given data runs one scalar root search per layer.
 
     Args:
       event_size: size of the event.
-      layers: number of `Planar` layers.
+      layers: number of folds of its one `Planar`.
       activation: their activation.
       seed: seed of the initial weights; drawn when `None`.
       dtype: dtype or policy of every layer.
@@ -42,12 +42,11 @@ def planar_flow(
     Example:
 
     >>> import keras_nf
-    >>> len(keras_nf.planar_flow(event_size=2, layers=8).flows)
+    >>> keras_nf.planar_flow(event_size=2, layers=8).flows[0].layers
     8
     """
-    seed = draw_seed() if seed is None else seed
-    flows = [Planar(activation, seed=seed + 2 * i, dtype=dtype) for i in range(layers)]
-    return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
+    planar = Planar(activation, layers=layers, seed=seed, dtype=dtype)
+    return Chain([planar], event_size=event_size, dtype=dtype, **kwargs)
 
 
 def nice(

@@ -143,6 +143,7 @@ CASES = [
     ),
     Case("planar-single", "Planar", of(Planar, seed=3), 1, weights=3),
     Case("planar-wide", "Planar", of(Planar, seed=3), 5, weights=3),
+    Case("planar-deep", "Planar", of(Planar, layers=4, seed=3), 3, weights=3),
     couple(
         "additive-half", "AdditiveCoupling", flow=of(Additive, **SMALL), event_size=2, kept=(0,)
     ),
@@ -349,7 +350,7 @@ CASES = [
         "planar_flow",
         of(keras_nf.planar_flow, event_size=2, layers=3, seed=3),
         2,
-        weights=9,
+        weights=3,
     ),
     Case(
         "recipe-nice",

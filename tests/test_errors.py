@@ -420,6 +420,12 @@ def test_unknown_activation_of_a_planar_flow(activation):
         keras_nf.Planar(activation)
 
 
+@pytest.mark.parametrize("layers", [0, -1, 2.0, True, None, "two"], ids=str)
+def test_layers_of_a_planar_flow(layers):
+    with refused("`layers` must be a positive integer", f"Received: {layers!r}"):
+        keras_nf.Planar(layers=layers)
+
+
 @pytest.mark.parametrize(
     "base", ["gauss", None, ["normal"], tfd.Normal(0.0, 1.0)], ids=lambda b: type(b).__name__
 )

@@ -1,12 +1,14 @@
-"""Planar flow: a fold along one hyperplane."""
+"""Planar flow: folds along hyperplanes."""
 
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_nf.flow import Flow
+from keras_nf.layout import feature_major
 from keras_nf.permutation import draw_seed
 from keras_nf.root import invert_monotone
 
@@ -55,16 +57,18 @@ class Planar(Flow):
     x = z + u_hat h(w^T z + b), with log|det dx/dz| = log|1 + w^T u_hat h'(w^T z + b)|. The weights
     are w, u and b; u_hat = u + (m(w^T u) - w^T u) w / |w|^2 with m(a) = softplus(a) - 1 / max h'
     keeps w^T u_hat > -1 / max h' (appendix A.1 of the paper, where h = tanh and max h' = 1), so
-    that the map is invertible.
+    that the map is invertible. `layers` of these follow one another; their products with the
+    event are formed together.
 
     `forward` is a closed form. `inverse` has none: along w it is one scalar equation,
-    a + w^T u_hat h(a + b) = w^T x, solved to float precision by a safeguarded Newton search
-    (some ten evaluations of h), with exact gradients for the input and the weights. A fresh layer
-    is close to the identity.
+    a + w^T u_hat h(a + b) = w^T x, for each layer, solved to float precision by a safeguarded
+    Newton search (some ten evaluations of h), with exact gradients for the input and the weights.
+    A fresh layer is close to the identity.
 
     Args:
       activation: h, one of `"tanh"`, `"sigmoid"`, `"arctan"`, `"softplus"`, `"elu"`: increasing,
         with a known bound of its slope.
+      layers: number of folds, the first next to the base.
       seed: seed of the initial weights; drawn, and kept in the config, when `None`.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
@@ -73,12 +77,13 @@ class Planar(Flow):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if the activation is not one of those above.
+      ValueError: if the activation is not one of those above, or `layers` is not a positive
+        integer.
 
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> planar = keras_nf.Planar()
+    >>> planar = keras_nf.Planar(layers=4)
     >>> z = np.array([[0.5, -1.0]], "float32")
     >>> bool(np.allclose(planar.inverse(planar(z)), z, atol=1e-6))
     True
@@ -88,20 +93,30 @@ class Planar(Flow):
       arXiv:1505.05770
     """
 
-    def __init__(self, activation: str = "tanh", *, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        activation: str = "tanh",
+        *,
+        layers: int = 1,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if activation not in tuple(_ACTIVATIONS):
             raise ValueError(
                 f"`activation` must be one of {', '.join(map(repr, _ACTIVATIONS))}: the flow needs "
                 f"an increasing function with a known bound of its slope. Received: {activation!r}."
             )
+        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+            raise ValueError(f"`layers` must be a positive integer. Received: {layers!r}.")
         self.activation = activation
+        self.layers = layers
         self.seed = draw_seed() if seed is None else seed
         self._h, self._max_slope = _ACTIVATIONS[activation]
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        shape = (self.event_size,)
+        shape = (self.layers, self.event_size)
         initial_w = keras.initializers.RandomNormal(stddev=1.0, seed=self.seed)
         noise = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed + 1)
 
@@ -109,53 +124,124 @@ class Planar(Flow):
             # m(a) = 0 at this a, so that u_hat = 0 but for the noise.
             a = np.log(np.expm1(1.0 / self._max_slope))
             w = initial_w(shape, dtype=dtype)
-            return a * w / ops.sum(w**2) + noise(shape, dtype=dtype)
+            return a * w / ops.sum(w**2, axis=1, keepdims=True) + noise(shape, dtype=dtype)
 
         self.w = self.add_weight(shape=shape, initializer=initial_w, name="w")
         self.u = self.add_weight(shape=shape, initializer=initial_u, name="u")
-        self.b = self.add_weight(shape=(), initializer="zeros", name="b")
+        self.b = self.add_weight(shape=shape[:1], initializer="zeros", name="b")
 
-    def _direction(self):
-        """Return w, u_hat and softplus(w^T u) = w^T u_hat + 1 / max h'."""
-        w, u = self.w, self.u
-        projection = ops.sum(w * u)
+    def _directions(self):
+        """Return w, u_hat and softplus(w^T u) = w^T u_hat + 1 / max h' of every layer."""
+        w, u = self.w.value, self.u.value
+        projection = ops.sum(w * u, axis=1)
         # A smaller excess changes nothing but the width of the inverse's bracket.
         excess = ops.maximum(
             ops.softplus(projection), float(np.finfo(self.variable_dtype).eps) ** 2
         )
         # Only w = 0, where every u_hat is allowed, needs the guard.
-        norm = ops.maximum(ops.sum(w**2), float(np.finfo(self.variable_dtype).tiny))
-        u_hat = u + (excess - 1.0 / self._max_slope - projection) * w / norm
-        return w, u_hat, excess
+        norm = ops.maximum(ops.sum(w**2, axis=1), float(np.finfo(self.variable_dtype).tiny))
+        along_w = (excess - 1.0 / self._max_slope - projection) / norm
+        return w, u + along_w[:, None] * w, excess
 
-    def _log_slope(self, excess, slope, slack):
+    def _log_det(self, v, excess):
+        _, slope, slack = self._h(v)
         # 1 + w^T u_hat h' as a sum of two terms that are not negative.
-        return ops.log(slack + excess * slope)
+        return ops.sum(ops.log(slack + excess[:, None] * slope), axis=0)
 
     def forward_and_log_det(self, x, condition=None):
-        w, u_hat, excess = self._direction()
-        h, slope, slack = self._h(ops.sum(x * w, axis=-1) + self.b)
-        return x + u_hat * h[..., None], self._log_slope(excess, slope, slack)
+        w, u_hat, excess = self._directions()
+        x, restore = feature_major(x)
+        mixing = tf.linalg.set_diag(
+            -tf.linalg.band_part(ops.matmul(w, ops.transpose(u_hat)), -1, 0),
+            ops.zeros_like(excess),
+        )
+
+        def closed_form(k, target):
+            return target, self._h(target)[0]
+
+        v, h = self._solve(mixing, ops.matmul(w, x) + self.b[:, None], closed_form)
+        return restore(x + ops.matmul(ops.transpose(u_hat), h)), restore(self._log_det(v, excess))
 
     def inverse_and_log_det(self, y, condition=None):
-        w, u_hat, excess = self._direction()
+        # The last fold is undone first.
+        w, u_hat, excess = (ops.flip(part, axis=0) for part in self._directions())
+        bias = ops.flip(self.b.value, axis=0)[:, None]
+        y, restore = feature_major(y)
         factor = excess - 1.0 / self._max_slope
-        target = ops.sum(y * w, axis=-1) + self.b
+        mixing = tf.linalg.set_diag(
+            tf.linalg.band_part(ops.matmul(w, ops.transpose(u_hat)), -1, 0), factor
+        )
 
-        def along_w(v):
-            h, slope, slack = self._h(v)
-            return v + factor * h, slack + excess * slope
+        def root(k, target):
+            def along_w(v):
+                h, slope, slack = self._h(v)
+                return v + factor[k] * h, slack + excess[k] * slope
 
-        # The map's slope along w lies between 1 and 1 + w^T u_hat max h'.
-        gap = target - along_w(target)[0]
-        far = target + gap / ops.minimum(1.0, self._max_slope * excess)
-        near = target + gap / ops.maximum(1.0, self._max_slope * excess)
-        v = invert_monotone(along_w, target, ops.minimum(near, far), ops.maximum(near, far))
-        h, slope, slack = self._h(v)
-        # Where the map is steep, what is left of the error of v would be stretched twice.
-        steep = ops.maximum(factor, 1.0)
-        h = ops.where(factor > 1.0, (target - v) / steep, h)
-        return y - u_hat * h[..., None], -self._log_slope(excess, slope, slack)
+            # The map's slope along w lies between 1 and 1 + w^T u_hat max h'.
+            gap = target - along_w(target)[0]
+            far = target + gap / ops.minimum(1.0, self._max_slope * excess[k])
+            near = target + gap / ops.maximum(1.0, self._max_slope * excess[k])
+            v = invert_monotone(along_w, target, ops.minimum(near, far), ops.maximum(near, far))
+            # Where the map is steep, what is left of the error of v would be stretched twice.
+            steep = ops.maximum(factor[k], 1.0)
+            return v, ops.where(factor[k] > 1.0, (target - v) / steep, self._h(v)[0])
+
+        v, h = self._solve(mixing, ops.matmul(w, y) + bias, root)
+        return restore(y - ops.matmul(ops.transpose(u_hat), h)), restore(-self._log_det(v, excess))
+
+    def _solve(self, mixing, target, solve_layer):
+        """Solve v + mixing h(v) = target, layer by layer; return v and h(v).
+
+        The derivative of the solution is that of the equations, of any order, whichever way they
+        were solved.
+
+        Args:
+          mixing: lower triangular matrix (layers, layers).
+          target: tensor (layers, batch).
+          solve_layer: takes the number of a layer and what the layers before it leave of its
+            target; returns its v and h(v).
+        """
+        columns = ops.stop_gradient(ops.transpose(mixing))
+
+        def advance(k, rest, v, h):
+            v_k, h_k = solve_layer(k, rest[k])
+            rest = rest - columns[k][:, None] * h_k
+            v, h = (ops.slice_update(a, (k, 0), a_k[None]) for a, a_k in ((v, v_k), (h, h_k)))
+            return k + 1, rest, v, h
+
+        zeros = ops.zeros_like(target)
+        _, _, v, h = ops.while_loop(
+            lambda k, *_: k < self.layers,
+            advance,
+            (ops.convert_to_tensor(0), ops.stop_gradient(target), zeros, zeros),
+        )
+        v, h = ops.stop_gradient(v), ops.stop_gradient(h)
+        v = self._implicit(v, mixing, target)
+        with_gradient = self._h(v)[0]
+        return v, h + (with_gradient - ops.stop_gradient(with_gradient))
+
+    def _implicit(self, v, mixing, target):
+        """Return v, with the derivatives of the solution of v + mixing h(v) = target."""
+
+        @ops.custom_gradient
+        def solution(v, mixing, target):
+            def gradient(upstream):
+                h, slope, _ = self._h(self._implicit(v, mixing, target))
+                adjoints = [None] * self.layers
+                for k in reversed(range(self.layers)):
+                    adjoints[k] = upstream[k] / (1.0 + mixing[k, k] * slope[k])
+                    upstream = upstream - mixing[k][:, None] * slope * adjoints[k]
+                adjoint = ops.stack(adjoints)
+                return None, -ops.matmul(adjoint, ops.transpose(h)), adjoint
+
+            return tf.identity(v), gradient
+
+        return solution(v, mixing, target)
 
     def get_config(self):
-        return {**super().get_config(), "activation": self.activation, "seed": self.seed}
+        return {
+            **super().get_config(),
+            "activation": self.activation,
+            "layers": self.layers,
+            "seed": self.seed,
+        }
