@@ -74,9 +74,18 @@ maps = pytest.mark.parametrize("elementwise", [Affine(), Shift()], ids=["affine"
 dtypes = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
+@pytest.fixture(params=[None, 4, 9], ids=["one-block", "small-blocks", "blocks"])
+def blocks(request, monkeypatch):
+    """Cut layers as small as those of the tests into blocks of so many rows."""
+    if request.param is not None:
+        monkeypatch.setattr("keras_nf.networks.sequential._BLOCK_ROWS", request.param)
+        monkeypatch.setattr("keras_nf.networks.sequential._SINGLE_ROWS", 0)
+
+
 @dtypes
 @maps
 @everything
+@pytest.mark.usefixtures("blocks")
 def test_value_and_log_det(network, elementwise, condition_size, dtype):
     flow, x, condition = make(network, elementwise, condition_size, dtype)
     y, log_det = flow.forward_and_log_det(x, condition)
@@ -88,6 +97,7 @@ def test_value_and_log_det(network, elementwise, condition_size, dtype):
 @dtypes
 @maps
 @everything
+@pytest.mark.usefixtures("blocks")
 def test_gradients(network, elementwise, condition_size, dtype):
     flow, x, condition = make(network, elementwise, condition_size, dtype)
     rng = np.random.default_rng(3)
@@ -111,6 +121,7 @@ def test_gradients(network, elementwise, condition_size, dtype):
 
 
 @pytest.mark.parametrize("activation", ["relu", "elu", "gelu", "sigmoid", "softplus"])
+@pytest.mark.usefixtures("blocks")
 def test_activations(activation):
     # Padding sends activation(0) on, which is not zero for all of them.
     network = "groups-that-differ-by-one"
@@ -121,6 +132,7 @@ def test_activations(activation):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.usefixtures("blocks")
 def test_compiled_gradient(jit_compile):
     flow, x, _ = make("groups-that-differ-by-one", Affine(), 0, "float32")
 
@@ -134,13 +146,17 @@ def test_compiled_gradient(jit_compile):
     np.testing.assert_allclose(compiled(), gradient(), rtol=1e-4, atol=1e-5)
 
 
-def test_graph_does_not_grow_with_the_event():
+@pytest.mark.parametrize("sizes", [(6, 64), (64, 784), (784, 3072)], ids=str)
+def test_graph_does_not_grow_with_the_event(sizes):
+    # Layers of less than 384 units are one block, and have a graph of their own.
+    hidden_units = 128 if sizes[1] < 384 else 1024
+
     def operations(size):
-        flow = keras_nf.maf(event_size=size, layers=2, hidden_units=(2 * size,))
+        flow = keras_nf.maf(event_size=size, layers=2, hidden_units=(hidden_units,))
         flow.build((None, size))
         sampling = tf.function(flow.forward, input_signature=[tf.TensorSpec((None, size))])
         graph = sampling.get_concrete_function().graph.as_graph_def()
         # Those of the bodies of loops are counted with the functions of the library.
         return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
 
-    assert operations(64) == operations(784)
+    assert operations(sizes[0]) == operations(sizes[1])

@@ -79,8 +79,7 @@ def hidden_degrees(size, hidden_units, conditional):
             spread = np.linspace(lowest + groups - 1, lowest, units)[::-1]
             degrees.append(np.rint(spread).astype(int))
         else:
-            counts = np.full(groups, units // groups) + (np.arange(groups) < units % groups)
-            degrees.append(lowest + np.repeat(np.arange(groups), counts))
+            degrees.append(lowest + np.arange(units) * groups // units)
     return degrees
 
 

@@ -4,9 +4,10 @@ A hidden unit of degree k depends on the first k components alone, so each unit 
 once: a step computes the units of one degree from the components known so far, then the
 parameters of the next component, then the component. The units of a layer are sorted by degree
 and stored as (units, batch), so that a step reads contiguous rows of the weights and writes
-contiguous rows of a buffer, and one loop body serves many steps. A few loops follow each other,
-the stages. A stage multiplies the rows known at its end, for later rows would be multiplied by
-zero; where it is tall, one product brings in all earlier stages before its loop begins.
+contiguous rows of a buffer. Steps are grouped into blocks: products of whole blocks bring in all
+earlier ones, and the steps of a block multiply the rows of their own block alone, which stay in
+the cache. One loop body serves all blocks, and one all steps, so that compilation takes the same
+time for events of any size.
 
 The gradient has the same structure, in reverse order: the adjoint of a unit is known once those
 of all units of higher degree are. Given those of all units, the gradient of a kernel is one
@@ -21,76 +22,91 @@ from keras import ops
 
 from keras_nf.permutation import invert_permutation, permute
 
-# More would save little more of the products with zeros, and each costs compilation.
-_STAGES = 4
-# Rows of a layer in one stage from which a product for all earlier stages is faster.
-_TALL = 128
+# Rows of the widest layer in one block: wide enough for a fast product, low enough for the cache.
+_BLOCK_ROWS = 128
+# A block of its own is not worth it below; two loops, the first with half the rows, are.
+_SINGLE_ROWS = 3 * _BLOCK_ROWS
+
+
+class _Rows:
+    """Arrangement of one layer's units in blocks of as many rows.
+
+    A step covers `width` rows, as many as the most units of one degree. Where it has fewer, it
+    covers rows of another step as well, which that step sets right before they are used, and
+    `slack` rows before and after the units of a block make room for it.
+
+    Attributes:
+      width: rows that a step computes.
+      height: rows of a block.
+      count: rows of all blocks.
+      positions: row of each unit.
+      starts: first row of each step within its block, of shape (blocks, steps of a block), when
+        steps run forwards.
+      ends: the same when they run backwards.
+      sizes: units of each step, of the same shape.
+    """
+
+    def __init__(self, counts, blocks):
+        steps = -(-len(counts) // blocks)
+        sizes = np.zeros((blocks, steps), int)
+        sizes.ravel()[: len(counts)] = counts
+        self.width, slack = int(counts.max()), int(counts.max() - counts.min())
+        self.starts = slack + np.cumsum(sizes, axis=1) - sizes
+        self.ends = self.starts + sizes - self.width
+        self.sizes = sizes
+        self.height = int(sizes.sum(axis=1).max()) + 2 * slack
+        self.count = blocks * self.height
+        first = (self.starts + self.height * np.arange(blocks)[:, None]).ravel()[: len(counts)]
+        self.positions = np.concatenate([a + np.arange(n) for a, n in zip(first, counts)])
+
+    def reach(self, steps):
+        """Return how many rows of any block its first steps need."""
+        return int(self.starts[:, :steps].max()) + self.width
+
+    @property
+    def uniform(self):
+        return np.all(self.sizes == self.width)
 
 
 class _Layout:
-    """Static arrangement of MADE's units in rows: a group for each step, padded within a stage.
+    """Static arrangement of MADE's layers.
 
     Step k computes the hidden units of degree k + lowest and then component k + lowest, in order.
     Without a condition, `lowest` is 1, and the first component depends on biases alone. Layers
     are counted from the components to the parameters.
-
-    Attributes:
-      lowest: lowest degree of a hidden unit, the number of components before the first step.
-      bounds: first step of each stage, and the number of steps.
-      widths: rows per step, for each stage and layer.
-      tops: first row of each stage, and the number of rows, for each layer.
     """
 
     def __init__(self, made):
         self.order, self.parameters = made._order, made.parameters
         self.lowest = 0 if made._condition_kernel is not None or len(self.order) == 1 else 1
-        steps = len(self.order) - self.lowest
-        hidden = [np.bincount(d - self.lowest, minlength=steps) for d in made._degrees]
-        self.counts = [np.ones(steps, int), *hidden, np.full(steps, self.parameters)]
-        self.bounds = self._stage_bounds(steps, hidden)
-        stages = list(itertools.pairwise(self.bounds))
-        self.widths = [[int(c[a:b].max()) for c in self.counts] for a, b in stages]
-        rows = [[(b - a) * w for w in ws] for (a, b), ws in zip(stages, self.widths)]
-        self.tops = [np.cumsum([0, *layer]).tolist() for layer in zip(*rows)]
-        self.positions = [self._positions(layer) for layer in range(len(self.counts))]
-
-    def _positions(self, layer):
-        """Return the row of each unit of a layer; the other rows are padding."""
-        tops = [
-            top + step * widths[layer]
-            for (a, b), widths, top in zip(
-                itertools.pairwise(self.bounds), self.widths, self.tops[layer]
-            )
-            for step in range(b - a)
-        ]
-        return np.concatenate([top + np.arange(n) for top, n in zip(tops, self.counts[layer])])
-
-    def is_tall(self, stage):
-        """Whether the rows before a stage are worth a product of their own."""
-        heights = [layer[stage + 1] - layer[stage] for layer in self.tops[1:-1]]
-        return max(heights, default=0) >= _TALL
-
-    def _stage_bounds(self, steps, hidden):
-        bounds = np.unique(np.linspace(0, steps, min(_STAGES, steps) + 1).astype(int))
-        # A stage may end where the groups of the widest layer become smaller: no padding then.
-        changes = np.flatnonzero(np.diff(max(hidden, key=np.sum, default=np.ones(1)))) + 1
-        if len(changes) == 1 and len(bounds) > 2:
-            bounds[1 + np.abs(bounds[1:-1] - changes[0]).argmin()] = changes[0]
-        return bounds.tolist()
+        self.steps = len(self.order) - self.lowest
+        ones = np.ones(self.steps, int)
+        hidden = [np.bincount(d - self.lowest, minlength=self.steps) for d in made._degrees]
+        widest = max([ones, *hidden], key=np.sum)
+        rows = int(widest.sum())
+        blocks = min(max(rows // _BLOCK_ROWS, 1), self.steps) if rows >= _SINGLE_ROWS else 1
+        self.block_steps = -(-self.steps // blocks)
+        # No block is empty.
+        self.blocks = -(-self.steps // self.block_steps)
+        parts = 2 if self.blocks == 1 and self.steps > 1 else 1
+        self.parts = [self.block_steps * part // parts for part in range(parts + 1)]
+        counts = [ones, *hidden, self.parameters * ones]
+        self.layers = [_Rows(layer, self.blocks) for layer in counts]
 
     def rows(self, values, layer):
         """Arrange rows, one for each unit of a layer; padding is zero."""
         if layer == 0:
-            return permute(values, self.order)[self.lowest :]
-        if layer == len(self.counts) - 1:
+            values = permute(values, self.order)[self.lowest :]
+        elif layer == len(self.layers) - 1:
             # From parameter by parameter to component by component.
             shape = (self.parameters, len(self.order), tf.shape(values)[1])
             values = permute(tf.transpose(tf.reshape(values, shape), (1, 0, 2)), self.order)
-            return tf.reshape(values[self.lowest :], (-1, shape[2]))
-        return _spread(values, self.positions[layer], self.tops[layer][-1])
+            values = tf.reshape(values[self.lowest :], (-1, shape[2]))
+        return _spread(values, self.layers[layer].positions, self.layers[layer].count)
 
     def all_components(self, first, rows):
         """Return the rows of all components, from the first one's and those of the steps."""
+        rows = rows[: self.steps]
         rows = rows if first is None else tf.concat([first, rows], axis=0)
         return permute(rows, invert_permutation(self.order))
 
@@ -110,26 +126,18 @@ def _spread(values, positions, count):
     return spread(values)
 
 
-def _rows(values, index, count):
-    """Return `count` rows of a matrix, from row `index * count`."""
-    return tf.slice(values, [index * count, 0], [count, tf.shape(values)[1]])
+def _rows(values, start, count):
+    """Return `count` rows of a matrix, from row `start`."""
+    return tf.slice(values, [start, 0], [count, tf.shape(values)[1]])
 
 
-def _row_product(kernel, index, count, values):
-    """Return the product of `count` rows of a kernel, from row `index * count`.
+def _row_product(kernel, start, count, values):
+    """Return the product of `count` rows of a kernel, from row `start`.
 
     XLA would turn the product of a single row into a sum that is many times slower, hence two.
     """
-    rows = tf.pad(_rows(kernel, index, count), [[0, max(2 - count, 0)], [0, 0]])
+    rows = tf.pad(_rows(kernel, start, count), [[0, max(2 - count, 0)], [0, 0]])
     return tf.matmul(rows, values)[:count]
-
-
-def _product(kernel, values):
-    """Return kernel @ values, or zeros in a single column where no row is multiplied.
-
-    The operations are the same in both cases: a graph does not depend on the size of an event.
-    """
-    return tf.matmul(kernel, values[:, : None if kernel.shape[1] else 1])
 
 
 def _batch_size(values):
@@ -149,60 +157,55 @@ class _Solver:
         layout, dtype = self.layout, self.made.compute_dtype
         first, log_det = self._first(x, weights)
         kernels, biases, _ = self._arrange(first, condition, weights)
-        x_steps = layout.rows(x, 0)
+        x_rows = layout.rows(x, 0)
         batch = _batch_size(x)
+        heights = [layer.height for layer in layout.layers]
+        tables = [tf.constant(layer.starts, tf.int32) for layer in layout.layers]
         dtypes = [x.dtype, *[dtype] * (len(kernels) - 1)]
-        known = [tf.zeros((0, batch), row_dtype) for row_dtype in dtypes]
 
-        for stage, (start, end) in enumerate(itertools.pairwise(layout.bounds)):
-            widths = layout.widths[stage]
-            tops, ends = zip(*[layer[stage : stage + 2] for layer in layout.tops])
-            origins = tops if layout.is_tall(stage) else [0] * len(tops)
-            own_x = x_steps[start:end]
-            own_kernels, own_biases = [], []
-            for i, (kernel, bias) in enumerate(zip(kernels, biases)):
-                kernel, bias = kernel[tops[i + 1] : ends[i + 1]], bias[tops[i + 1] : ends[i + 1]]
-                early = ops.cast(known[i][: origins[i]], dtype)
-                own_biases.append(bias + _product(kernel[:, : origins[i]], early))
-                own_kernels.append(kernel[:, origins[i] : ends[i]])
-            buffers = [
-                tf.pad(rows[origin:], [[0, b - a], [0, 0]])
-                for rows, origin, a, b in zip(known, origins, tops, ends)
-            ]
-            rests = [top - origin for top, origin in zip(tops, origins)]
+        def block(s, log_det, *known):
+            offsets = [_rows(bias, s * n, n) for bias, n in zip(biases, heights[1:])]
+            offsets = self._add_products(offsets, kernels, known, s, 0, s)
+            x_s = _rows(x_rows, s * layout.block_steps, layout.block_steps)
+            buffers = [tf.zeros((0, batch), kind) for kind in dtypes]
+            for start, end in itertools.pairwise(layout.parts):
+                reach = [layer.reach(end) for layer in layout.layers]
+                own = [
+                    tf.slice(kernel, [s * n, s * m], shape)
+                    for kernel, n, m, shape in zip(
+                        kernels, heights[1:], heights[:-1], zip(reach[1:], reach[:-1])
+                    )
+                ]
 
-            def step(
-                k,
-                log_det,
-                *buffers,
-                w=widths,
-                rests=rests,
-                x=own_x,
-                kernels=own_kernels,
-                biases=own_biases,
-            ):
-                below, hidden = ops.cast(buffers[0], dtype), []
-                for i, (kernel, bias) in enumerate(zip(kernels, biases), start=1):
-                    pre = _row_product(kernel, k, w[i], below) + _rows(bias, k, w[i])
-                    if i < len(kernels):
-                        activated = self.made.activation(pre)
-                        row = rests[i] + k * w[i]
-                        below = ops.slice_update(buffers[i], (row, 0), activated)
-                        hidden.append(below)
-                y, log_derivative = self._component(x[k], pre)
-                y = ops.slice_update(buffers[0], (rests[0] + k, 0), y[None])
-                return (k + 1, log_det + log_derivative, y, *hidden)
+                def step(t, log_det, *buffers, own=own):
+                    below, hidden = ops.cast(buffers[0], dtype), []
+                    for i, (kernel, offset) in enumerate(zip(own, offsets), start=1):
+                        row, width = tables[i][s, t], layout.layers[i].width
+                        pre = _row_product(kernel, row, width, below) + _rows(offset, row, width)
+                        if i < len(own):
+                            activated = self._of_step(self.made.activation(pre), i, s, t)
+                            below = ops.slice_update(buffers[i], (row, 0), activated)
+                            hidden.append(below)
+                    y, log_derivative = self._component(x_s[t], pre)
+                    y = ops.slice_update(buffers[0], (t, 0), y[None])
+                    return (t + 1, log_det + log_derivative, y, *hidden)
 
-            _, log_det, *buffers = tf.while_loop(
-                lambda k, *state, steps=end - start: k < steps,
-                step,
-                (0, log_det, *buffers),
-                maximum_iterations=end - start,
-            )
+                buffers = [
+                    tf.pad(rows, [[0, n - rows.shape[0]], [0, 0]])
+                    for rows, n in zip(buffers, reach)
+                ]
+                stop = tf.minimum(end, self._steps_of(s))
+                _, log_det, *buffers = tf.while_loop(
+                    lambda t, *state, stop=stop: t < stop, step, (start, log_det, *buffers)
+                )
             known = [
-                tf.concat([rows[:origin], buffer], axis=0)
-                for rows, origin, buffer in zip(known, origins, buffers)
+                ops.slice_update(rows, (s * n, 0), own_rows)
+                for rows, n, own_rows in zip(known, heights, buffers)
             ]
+            return s + 1, log_det, *known
+
+        known = [tf.zeros((layer.count, batch), kind) for layer, kind in zip(layout.layers, dtypes)]
+        _, log_det, *known = self._over_blocks(block, (0, log_det, *known))
         return layout.all_components(first, known[0]), log_det
 
     def gradients(self, x, y, upstream_y, upstream_log_det, condition, weights):
@@ -213,69 +216,63 @@ class _Solver:
             arrangement.watch(sources)
             first = y[layout.order[0]][None] if layout.lowest == 1 else None
             kernels, biases, column = self._arrange(first, condition, weights)
-        x_steps, y_steps = layout.rows(x, 0), layout.rows(y, 0)
-        activations, slopes, raw = self._evaluate(y_steps, kernels, biases)
-        stretch, tilt, direct, indirect = self._map_derivatives(x_steps, raw, upstream_log_det)
+        x_rows, y_rows = layout.rows(x, 0), layout.rows(y, 0)
+        activations, slopes, raw = self._evaluate(y_rows, kernels, biases)
+        stretch, tilt, direct, indirect = self._map_derivatives(x_rows, raw, upstream_log_det)
         upstream = layout.rows(upstream_y, 0)
         batch = _batch_size(x)
-        # Adjoints of the rows of each hidden layer and of the parameters, in the stages behind.
-        known = [tf.zeros((0, batch), dtype) for _ in kernels]
-        totals = []
+        heights = [layer.height for layer in layout.layers]
+        widths = [layer.width for layer in layout.layers]
+        tables = [tf.constant(layer.ends, tf.int32) for layer in layout.layers]
+        transposed = [tf.transpose(kernel) for kernel in kernels]
 
-        for stage, (start, end) in reversed(list(enumerate(itertools.pairwise(layout.bounds)))):
-            widths = layout.widths[stage]
-            tops, ends = zip(*[layer[stage : stage + 2] for layer in layout.tops])
-            # Rows of the layers above, counted from the stage's first, that the loop multiplies.
-            rests = [
-                (b if layout.is_tall(stage) else layer[-1]) - a
-                for a, b, layer in zip(tops[1:], ends[1:], layout.tops[1:])
+        def block(s, total, *known):
+            late = [tf.zeros((n, 1), dtype) for n in heights[:-1]]
+            late = self._add_products(late, transposed, known, s, s + 1, layout.blocks)
+            own = [
+                tf.slice(kernel, [s * n, s * m], [n, m])
+                for kernel, n, m in zip(transposed, heights[:-1], heights[1:])
             ]
-            columns, backs = [], []
-            for i, kernel in enumerate(kernels):
-                transposed = tf.transpose(kernel[tops[i + 1] :, tops[i] : ends[i]])
-                late = known[i][rests[i] - (ends[i + 1] - tops[i + 1]) :]
-                columns.append(transposed[:, : rests[i]])
-                backs.append(_product(transposed[:, rests[i] :], late))
-            own = (
-                upstream[start:end],
-                direct[tops[-1] : ends[-1]],
-                indirect[tops[-1] : ends[-1]],
-                *[slope[tops[i] : ends[i]] for i, slope in enumerate(slopes, start=1)],
+            slopes_s = [_rows(a, s * n, n) for a, n in zip(slopes, heights[1:-1])]
+            upstream_s = _rows(upstream, s * heights[0], heights[0])
+            direct_s, indirect_s = (
+                _rows(a, s * heights[-1], heights[-1]) for a in (direct, indirect)
             )
 
-            def step(k, total, *buffers, w=widths, columns=columns, backs=backs, own=own):
-                def back(i, above):
-                    return _row_product(columns[i], k, w[i], above) + _rows(backs[i], k, w[i])
+            def step(t, total, *buffers):
+                starts = [table[s, t] for table in tables]
 
-                upstream, direct, indirect, *slopes = own
-                total_k = _rows(upstream, k, 1) + ops.cast(back(0, buffers[0]), x.dtype)
-                theta = _rows(direct, k, w[-1]) * total_k + _rows(indirect, k, w[-1])
-                above = ops.slice_update(buffers[-1], (k * w[-1], 0), ops.cast(theta, dtype))
+                def back(i, above):
+                    product = _row_product(own[i], starts[i], widths[i], above)
+                    return product + _rows(late[i], starts[i], widths[i])
+
+                total_t = _rows(upstream_s, t, 1) + ops.cast(back(0, buffers[0]), x.dtype)
+                parts = [_rows(a, starts[-1], widths[-1]) for a in (direct_s, indirect_s)]
+                theta = ops.cast(parts[0] * total_t + parts[1], dtype)
+                above = ops.slice_update(buffers[-1], (starts[-1], 0), theta)
                 updated = [above]
                 for i in range(len(slopes), 0, -1):
-                    bar = back(i, above) * _rows(slopes[i - 1], k, w[i])
-                    above = ops.slice_update(buffers[i - 1], (k * w[i], 0), bar)
+                    bar = back(i, above) * _rows(slopes_s[i - 1], starts[i], widths[i])
+                    bar = self._of_step(bar, i, s, t, backwards=True)
+                    above = ops.slice_update(buffers[i - 1], (starts[i], 0), bar)
                     updated.append(above)
-                total = ops.slice_update(total, (k, 0), total_k)
-                return (k - 1, total, *updated[::-1])
+                total = ops.slice_update(total, (s * heights[0] + t, 0), total_t)
+                return (t - 1, total, *updated[::-1])
 
-            heights = [b - a for a, b in zip(tops[1:], ends[1:])]
-            buffers = [
-                tf.pad(rows[: rest - height], [[height, 0], [0, 0]])
-                for rows, rest, height in zip(known, rests, heights)
-            ]
+            buffers = [tf.zeros((n, batch), dtype) for n in heights[1:]]
             _, total, *buffers = tf.while_loop(
-                lambda k, *state: k >= 0,
-                step,
-                (end - start - 1, tf.zeros((end - start, batch), x.dtype), *buffers),
-                maximum_iterations=end - start,
+                lambda t, *state: t >= 0, step, (self._steps_of(s) - 1, total, *buffers)
             )
             known = [
-                tf.concat([buffer, rows[rest - height :]], axis=0)
-                for buffer, rows, rest, height in zip(buffers, known, rests, heights)
+                ops.slice_update(rows, (s * n, 0), own_rows)
+                for rows, n, own_rows in zip(known, heights[1:], buffers)
             ]
-            totals.insert(0, total)
-        total = tf.concat(totals, axis=0)
+            return s - 1, total, *known
+
+        # The sums of all derivatives by y, and the adjoints of the layers above it.
+        known = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[1:]]
+        state = (layout.blocks - 1, tf.zeros_like(upstream), *known)
+        _, total, *known = self._over_blocks(block, state)
         kernel_bars = [tf.matmul(bar, h, transpose_b=True) for bar, h in zip(known, activations)]
         bias_bars = [
             bar if bias.shape[1] != 1 else tf.reduce_sum(bar, axis=1, keepdims=True)
@@ -303,6 +300,58 @@ class _Solver:
         )
         x_bar = layout.all_components(tf.zeros_like(total), x_bar) + first_x_bar
         return x_bar, *[a + b for a, b in zip(bars, first_bars)]
+
+    def _over_blocks(self, block, state):
+        """Apply `block` from the first block to the last, or backwards, whichever comes first."""
+        if self.layout.blocks == 1:
+            return block(*state)
+        return tf.while_loop(
+            lambda s, *_: tf.logical_and(s >= 0, s < self.layout.blocks), block, state
+        )
+
+    def _steps_of(self, block):
+        """Return the number of steps of a block; the last may have fewer."""
+        return tf.minimum(
+            self.layout.block_steps, self.layout.steps - block * self.layout.block_steps
+        )
+
+    def _of_step(self, rows, layer, block, step, backwards=False):
+        """Set rows that belong to other steps to zero: they are incomplete, and may overflow."""
+        layer = self.layout.layers[layer]
+        if layer.uniform:
+            return rows
+        size = tf.constant(layer.sizes, tf.int32)[block, step]
+        row = np.arange(layer.width)[:, None]
+        return tf.where(row >= layer.width - size if backwards else row < size, rows, 0)
+
+    def _add_products(self, sums, kernels, known, block, first, last):
+        """Add the products of one block of rows of each kernel with known blocks of each layer.
+
+        Args:
+          sums: what to add to, of one block's rows each; a single column serves the whole batch.
+          kernels: matrices of blocks.
+          known: what to multiply, all blocks of rows.
+          block: the block of rows.
+          first: first of the known blocks.
+          last: the one after the last of them.
+        """
+        if self.layout.blocks == 1:
+            return sums
+        heights = [total.shape[0] for total in sums]
+        depths = [rows.shape[0] // self.layout.blocks for rows in known]
+        sums = [total + tf.zeros((1, _batch_size(known[0])), total.dtype) for total in sums]
+
+        def add(j, *sums):
+            parts = [
+                tf.matmul(
+                    tf.slice(kernel, [block * n, j * m], [n, m]),
+                    ops.cast(_rows(rows, j * m, m), kernel.dtype),
+                )
+                for kernel, rows, n, m in zip(kernels, known, heights, depths)
+            ]
+            return j + 1, *[total + part for total, part in zip(sums, parts)]
+
+        return tf.while_loop(lambda j, *_: j < last, add, (first, *sums))[1:]
 
     def _arrange(self, first, condition, weights):
         """Return masked kernels as (rows out, rows in) and biases as (rows out, 1 or batch).
