@@ -9,6 +9,7 @@ if keras.backend.backend() != "tensorflow":
         "before keras is imported."
     )
 
+from keras_nf.export import export_saved_model
 from keras_nf.flow import Flow
 from keras_nf.flows import (
     AdditiveCoupling,
@@ -45,6 +46,7 @@ __all__ = [
     "Planar",
     "Scaling",
     "Standardize",
+    "export_saved_model",
     "iaf",
     "maf",
     "nice",

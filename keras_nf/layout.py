@@ -1,9 +1,32 @@
 """The layout in which networks and maps compute: components first, then the batch."""
 
+import contextlib
+import contextvars
+
 import tensorflow as tf
 from keras import ops
 
-__all__ = ["feature_major"]
+__all__ = ["feature_major", "portable_operations", "update_rows"]
+
+_portable = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable_operations():
+    """Within this context, graphs get no operation that the XLA compiler alone implements."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def update_rows(values, row, rows):
+    """Return `values` with some rows, from number `row` on, replaced by `rows`."""
+    if not _portable.get():
+        return ops.slice_update(values, (row, 0), rows)
+    indices = row + tf.range(tf.shape(rows)[0])
+    return tf.tensor_scatter_nd_update(values, indices[:, None], rows)
 
 
 def feature_major(x):

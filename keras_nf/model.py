@@ -9,7 +9,9 @@ import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.export import export_saved_model
 from keras_nf.flow import Flow
+from keras_nf.layout import portable_operations
 from keras_nf.permutation import draw_seed
 
 __all__ = ["FlowModel"]
@@ -351,6 +353,29 @@ class FlowModel(keras.Model):
         """
         self._check_arrays(x)
         return super().predict(x, *args, **kwargs)
+
+    def export(self, filepath, format="tf_saved_model", **kwargs):  # noqa: A002
+        """Write the model for other runtimes: `keras.Model.export`.
+
+        Args:
+          filepath: file or folder to write to.
+          format: `"tf_saved_model"`, the signatures of `keras_nf.export_saved_model`; or another
+            format of Keras, for log p(x).
+          **kwargs: for other formats, the other arguments of `keras.Model.export`.
+
+        Raises:
+          ValueError: if the model was not built, or on options that the format does not have.
+        """
+        if format != "tf_saved_model":
+            with portable_operations():
+                super().export(filepath, format=format, **kwargs)
+            return
+        if kwargs:
+            raise ValueError(
+                "The signatures of a SavedModel follow from the model. Received: "
+                f"{', '.join(f'{name}={value!r}' for name, value in kwargs.items())}. Leave it out."
+            )
+        export_saved_model(self, filepath)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if y is not None and sample_weight is None:

@@ -68,7 +68,7 @@ def test_flow_settles_every_collision(name):
 ROWS = [
     ["permutation.py", "root.py", "layout.py", "elementwise.py", "distribution.py"],
     ["networks/masks.py", "networks/masked.py", "flow.py"],
-    ["networks/mlp.py"],
+    ["networks/mlp.py", "export.py"],
     ["networks/made.py", "networks/sequential.py"],
     ["flows/*.py"],
     ["recipes.py"],

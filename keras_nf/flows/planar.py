@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_nf.flow import Flow
-from keras_nf.layout import feature_major
+from keras_nf.layout import feature_major, update_rows
 from keras_nf.permutation import draw_seed
 from keras_nf.root import invert_monotone
 
@@ -206,7 +206,7 @@ class Planar(Flow):
         def advance(k, rest, v, h):
             v_k, h_k = solve_layer(k, rest[k])
             rest = rest - columns[k][:, None] * h_k
-            v, h = (ops.slice_update(a, (k, 0), a_k[None]) for a, a_k in ((v, v_k), (h, h_k)))
+            v, h = (update_rows(a, k, a_k[None]) for a, a_k in ((v, v_k), (h, h_k)))
             return k + 1, rest, v, h
 
         zeros = ops.zeros_like(target)

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_nf.layout import update_rows
 from keras_nf.permutation import invert_permutation, permute
 
 # Rows of the widest layer in one block: wide enough for a fast product, low enough for the cache.
@@ -184,10 +185,10 @@ class _Solver:
                         pre = _row_product(kernel, row, width, below) + _rows(offset, row, width)
                         if i < len(own):
                             activated = self._of_step(self.made.activation(pre), i, s, t)
-                            below = ops.slice_update(buffers[i], (row, 0), activated)
+                            below = update_rows(buffers[i], row, activated)
                             hidden.append(below)
                     y, log_derivative = self._component(x_s[t], pre)
-                    y = ops.slice_update(buffers[0], (t, 0), y[None])
+                    y = update_rows(buffers[0], t, y[None])
                     return (t + 1, log_det + log_derivative, y, *hidden)
 
                 buffers = [
@@ -199,7 +200,7 @@ class _Solver:
                     lambda t, *state, stop=stop: t < stop, step, (start, log_det, *buffers)
                 )
             known = [
-                ops.slice_update(rows, (s * n, 0), own_rows)
+                update_rows(rows, s * n, own_rows)
                 for rows, n, own_rows in zip(known, heights, buffers)
             ]
             return s + 1, log_det, *known
@@ -249,14 +250,14 @@ class _Solver:
                 total_t = _rows(upstream_s, t, 1) + ops.cast(back(0, buffers[0]), x.dtype)
                 parts = [_rows(a, starts[-1], widths[-1]) for a in (direct_s, indirect_s)]
                 theta = ops.cast(parts[0] * total_t + parts[1], dtype)
-                above = ops.slice_update(buffers[-1], (starts[-1], 0), theta)
+                above = update_rows(buffers[-1], starts[-1], theta)
                 updated = [above]
                 for i in range(len(slopes), 0, -1):
                     bar = back(i, above) * _rows(slopes_s[i - 1], starts[i], widths[i])
                     bar = self._of_step(bar, i, s, t, backwards=True)
-                    above = ops.slice_update(buffers[i - 1], (starts[i], 0), bar)
+                    above = update_rows(buffers[i - 1], starts[i], bar)
                     updated.append(above)
-                total = ops.slice_update(total, (s * heights[0] + t, 0), total_t)
+                total = update_rows(total, s * heights[0] + t, total_t)
                 return (t - 1, total, *updated[::-1])
 
             buffers = [tf.zeros((n, batch), dtype) for n in heights[1:]]
@@ -264,7 +265,7 @@ class _Solver:
                 lambda t, *state: t >= 0, step, (self._steps_of(s) - 1, total, *buffers)
             )
             known = [
-                ops.slice_update(rows, (s * n, 0), own_rows)
+                update_rows(rows, s * n, own_rows)
                 for rows, n, own_rows in zip(known, heights[1:], buffers)
             ]
             return s - 1, total, *known

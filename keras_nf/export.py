@@ -1,0 +1,156 @@
+"""SavedModels that answer without this package: density, samples and latents as signatures."""
+
+import os
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_nf.flow import Flow
+from keras_nf.layout import portable_operations
+
+__all__ = ["export_saved_model"]
+
+# What TensorFlow Serving replays before it answers, under this name.
+_WARMUP_FILE = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
+
+
+def export_saved_model(model: keras.Model, path: str | os.PathLike) -> None:
+    """Write a model as a SavedModel with a signature for each thing that a flow does.
+
+    The file needs TensorFlow alone: neither keras_nf nor Keras nor TensorFlow Probability, and no
+    operation that only the XLA compiler implements. Every signature takes any number of rows, of
+    the dtype of the model's variables.
+
+    | signature | inputs | output |
+    |---|---|---|
+    | `log_prob`, also `serving_default` | `x`, of shape `(rows, event_size)` | `log_prob`, of \
+shape `(rows,)`, in nats |
+    | `sample` | `n`, an int32; `seed`, of shape `(2,)` and int32 | `x`, of shape \
+`(n, event_size)` |
+    | `forward` | `z`, of shape `(rows, event_size)` | `x`, of the same shape |
+    | `inverse` | `x`, of shape `(rows, event_size)` | `z`, of the same shape |
+
+    A conditional model takes `condition`, of shape `(rows, condition_size)`, in each of them;
+    `sample` then returns `n` draws for each row, of shape `(n, rows, event_size)`. A seed fixes the
+    draws, which are those of `model.sample(n, seed=seed)` up to rounding.
+
+    Requests that warm up TensorFlow Serving lie in `assets.extra`. A server looks for models in
+    folders named by version, so that the path is `"name/1"` for the first.
+
+    Args:
+      model: a `FlowModel` whose event size is known.
+      path: folder to write to.
+
+    Raises:
+      ValueError: if the model is no `FlowModel`, or was not built.
+
+    Example:
+
+    >>> import pathlib, tempfile, keras_nf, tensorflow as tf
+    >>> model = keras_nf.FlowModel(keras_nf.maf(event_size=2, hidden_units=(8,)))
+    >>> model.build((None, 2))
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "density" / "1"
+    >>> keras_nf.export_saved_model(model, path)
+    >>> served = tf.saved_model.load(str(path))
+    >>> served.signatures["log_prob"](x=tf.zeros((3, 2)))["log_prob"].shape
+    TensorShape([3])
+    """
+    flow = getattr(model, "flow", None)
+    if not isinstance(model, keras.Model) or not isinstance(flow, Flow):
+        raise ValueError(
+            f"Expected a keras_nf.FlowModel. Received: {model!r}. Put a flow into one: "
+            "keras_nf.FlowModel(flow)."
+        )
+    if not model.built:
+        raise ValueError(
+            "The model has no weights yet. Build it first, model.build((None, event_size)), or fit "
+            "it."
+        )
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    endpoints = _endpoints(model)
+    with portable_operations():
+        for name, (function, specs) in endpoints.items():
+            archive.add_endpoint(name, function, input_signature=specs)
+        archive.write_out(str(path), verbose=False)
+    _write_warmup_requests(
+        pathlib.Path(path), {name: specs for name, (_, specs) in endpoints.items()}
+    )
+
+
+def _endpoints(model):
+    """Return the function and the input signature of each endpoint, by name."""
+    flow = model.flow
+    size, dtype = flow.event_size, flow.dtype
+    conditions = []
+    if flow.condition_size is not None:
+        conditions = [tf.TensorSpec((None, flow.condition_size), dtype, name="condition")]
+
+    def events(name):
+        return [tf.TensorSpec((None, size), dtype, name=name), *conditions]
+
+    draws = [
+        tf.TensorSpec((), tf.int32, name="n"),
+        tf.TensorSpec((2,), tf.int32, name="seed"),
+        *conditions,
+    ]
+
+    def log_prob(x, condition=None):
+        return {"log_prob": model.log_prob(x, condition)}
+
+    def sample(n, seed, condition=None):
+        return {"x": model.distribution.sample(n, seed=seed, condition=condition)}
+
+    def forward(z, condition=None):
+        return {"x": flow.forward(z, condition=condition)}
+
+    def inverse(x, condition=None):
+        return {"z": flow.inverse(x, condition=condition)}
+
+    return {
+        "log_prob": (log_prob, events("x")),
+        "sample": (sample, draws),
+        "forward": (forward, events("z")),
+        "inverse": (inverse, events("x")),
+    }
+
+
+def _write_warmup_requests(path, signatures):
+    """Write a request of a single row for each signature."""
+    target = path / _WARMUP_FILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(target)) as writer:
+        for name, specs in signatures.items():
+            inputs = {spec.name: _example(spec) for spec in specs}
+            writer.write(_prediction_log(name, inputs))
+
+
+def _example(spec):
+    return tf.ones([1 if size is None else size for size in spec.shape], spec.dtype)
+
+
+def _prediction_log(signature_name: str, inputs: dict[str, Any]) -> bytes:
+    """Encode a `tensorflow.serving.PredictionLog` of one `PredictRequest`.
+
+    The numbers are those of the fields in prediction_log.proto, predict.proto and model.proto of
+    TensorFlow Serving, which has no package for current versions of TensorFlow.
+    """
+    model_spec = _field(3, signature_name.encode())
+    entries = [
+        _field(1, name.encode()) + _field(2, tf.make_tensor_proto(value).SerializeToString())
+        for name, value in inputs.items()
+    ]
+    request = _field(1, model_spec) + b"".join(_field(2, entry) for entry in entries)
+    return _field(6, _field(1, request))
+
+
+def _field(number, content):
+    """Encode a length-delimited field of a protocol buffer."""
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(value):
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
