@@ -98,16 +98,24 @@ def _endpoints(model):
     ]
 
     def log_prob(x, condition=None):
-        return {"log_prob": model.log_prob(x, condition)}
+        rows, x, condition = _with_a_row(x, condition)
+        return {"log_prob": model.log_prob(x, condition)[:rows]}
 
     def sample(n, seed, condition=None):
-        return {"x": model.distribution.sample(n, seed=seed, condition=condition)}
+        count = n + tf.cast(tf.equal(n, 0), n.dtype)
+        if condition is None:
+            return {"x": model.distribution.sample(count, seed=seed)[:n]}
+        rows, condition = _with_a_row(condition)
+        draws = model.distribution.sample(count, seed=seed, condition=condition)
+        return {"x": draws[:n, :rows]}
 
     def forward(z, condition=None):
-        return {"x": flow.forward(z, condition=condition)}
+        rows, z, condition = _with_a_row(z, condition)
+        return {"x": flow.forward(z, condition=condition)[:rows]}
 
     def inverse(x, condition=None):
-        return {"z": flow.inverse(x, condition=condition)}
+        rows, x, condition = _with_a_row(x, condition)
+        return {"z": flow.inverse(x, condition=condition)[:rows]}
 
     return {
         "log_prob": (log_prob, events("x")),
@@ -115,6 +123,18 @@ def _endpoints(model):
         "forward": (forward, events("z")),
         "inverse": (inverse, events("x")),
     }
+
+
+def _with_a_row(*tensors):
+    """Return the number of rows of the first tensor, and all with a row more if it has none.
+
+    Updating rows of an empty buffer is an error in TensorFlow.
+    """
+    rows = tf.shape(tensors[0])[0]
+    missing = tf.cast(tf.equal(rows, 0), tf.int32)
+    return rows, *[
+        None if tensor is None else tf.pad(tensor, [[0, missing], [0, 0]]) for tensor in tensors
+    ]
 
 
 def _write_warmup_requests(path, signatures):
@@ -135,7 +155,7 @@ def _prediction_log(signature_name: str, inputs: dict[str, Any]) -> bytes:
     """Encode a `tensorflow.serving.PredictionLog` of one `PredictRequest`.
 
     The numbers are those of the fields in prediction_log.proto, predict.proto and model.proto of
-    TensorFlow Serving, which has no package for current versions of TensorFlow.
+    TensorFlow Serving, whose package is a large one for three of them.
     """
     model_spec = _field(3, signature_name.encode())
     entries = [

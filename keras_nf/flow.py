@@ -14,6 +14,21 @@ from keras_nf.distribution import FlowDistribution
 
 __all__ = ["Flow"]
 
+# Raised by one when files of an earlier version could no longer be read in the same way.
+FORMAT_VERSION = 1
+
+
+def check_format(config):
+    """Return the config of a flow or a model without its format version, which must be known."""
+    config = dict(config)
+    version = config.pop("format_version", FORMAT_VERSION)
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise ValueError(
+            f"This file or config has format {version!r} of keras_nf. The installed version reads "
+            f"formats up to {FORMAT_VERSION}. Update it: pip install --upgrade keras_nf."
+        )
+    return config
+
 
 class _NoCache:
     """Stands in for TFP's bijector cache and remembers nothing.
@@ -72,6 +87,16 @@ def _prepared(method):
         return tf.reshape(y, shape), tf.reshape(log_det, shape[:-1])
 
     return wrapper
+
+
+def _of_known_format(from_config):
+    """Check the format version before a flow's own `from_config`."""
+
+    @functools.wraps(from_config)
+    def wrapper(cls, config, *args, **kwargs):
+        return from_config(cls, check_format(config), *args, **kwargs)
+
+    return classmethod(wrapper)
 
 
 def _refusing_integers(method):
@@ -174,6 +199,8 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         for name in ("forward_and_log_det", "inverse_and_log_det"):
             if name in vars(cls):
                 setattr(cls, name, _prepared(vars(cls)[name]))
+        if "from_config" in vars(cls):
+            cls.from_config = _of_known_format(vars(cls)["from_config"].__func__)
 
     def __init__(
         self,
@@ -347,7 +374,12 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         """Broadcast the leading axes of two tensors against each other."""
         if x.shape[:-1].is_fully_defined() and x.shape[:-1] == condition.shape[:-1]:
             return x, condition
-        batch_shape = tf.broadcast_dynamic_shape(tf.shape(x)[:-1], tf.shape(condition)[:-1])
+        batch_shape, other = tf.shape(x)[:-1], tf.shape(condition)[:-1]
+        if x.shape.rank == condition.shape.rank and x.shape.rank is not None:
+            # ONNX has no operation for the general case.
+            batch_shape = tf.where(tf.equal(batch_shape, 1), other, batch_shape)
+        else:
+            batch_shape = tf.broadcast_dynamic_shape(batch_shape, other)
         static_shape = tf.broadcast_static_shape(x.shape[:-1], condition.shape[:-1])
 
         def broadcast(value, size):
@@ -463,8 +495,13 @@ class Flow(tfb.Bijector, keras.layers.Layer):
 
     def get_config(self):
         config = keras.layers.Layer.get_config(self)
-        return {**config, "event_size": self.event_size, "validate_args": self.validate_args}
+        return {
+            **config,
+            "format_version": FORMAT_VERSION,
+            "event_size": self.event_size,
+            "validate_args": self.validate_args,
+        }
 
-    @classmethod
-    def from_config(cls, config):
+    @_of_known_format
+    def from_config(cls, config):  # noqa: N805
         return cls(**keras.saving.deserialize_keras_object(config))

@@ -1,5 +1,7 @@
 """FlowModel: a density that trains with `fit`."""
 
+import itertools
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ from keras import ops
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.export import export_saved_model
-from keras_nf.flow import Flow
+from keras_nf.flow import FORMAT_VERSION, Flow, check_format
 from keras_nf.layout import portable_operations
 from keras_nf.permutation import draw_seed
 
@@ -367,15 +369,29 @@ class FlowModel(keras.Model):
           ValueError: if the model was not built, or on options that the format does not have.
         """
         if format != "tf_saved_model":
+            kwargs.setdefault("input_signature", self._input_signature())
             with portable_operations():
                 super().export(filepath, format=format, **kwargs)
             return
+        if not kwargs.get("verbose"):
+            kwargs.pop("verbose", None)
         if kwargs:
             raise ValueError(
                 "The signatures of a SavedModel follow from the model. Received: "
                 f"{', '.join(f'{name}={value!r}' for name, value in kwargs.items())}. Leave it out."
             )
         export_saved_model(self, filepath)
+
+    def _input_signature(self):
+        """What `call` takes, for a model that was built but perhaps never called."""
+
+        def spec(size, name):
+            return keras.InputSpec(shape=(None, size), dtype=self.variable_dtype, name=name)
+
+        x = spec(self._known_event_size(), "x")
+        if self.flow.condition_size is None:
+            return [x]
+        return [{"x": x, "condition": spec(self.flow.condition_size, "condition")}]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if y is not None and sample_weight is None:
@@ -390,6 +406,31 @@ class FlowModel(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return super().compute_metrics(x, _unpack(x)[0], y_pred, sample_weight)
 
+    def _structure(self):
+        """Name the flows in order, with the shapes of the weights and the fixed orders of each."""
+        return [_describe(layer) for layer in self.flow._flatten_layers()]
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.flow.built:
+            store[_STRUCTURE] = np.frombuffer("\n".join(self._structure()).encode(), "uint8")
+
+    def load_own_variables(self, store):
+        """Refuse weights of other flows, of which Keras would load what happens to fit."""
+        own = {name: store[name] for name in store.keys() if name != _STRUCTURE}  # noqa: SIM118
+        super().load_own_variables(own)
+        if _STRUCTURE not in store.keys():  # noqa: SIM118
+            return
+        saved = np.asarray(store[_STRUCTURE]).tobytes().decode().split("\n")
+        for there, here in itertools.zip_longest(saved, self._structure(), fillvalue="nothing"):
+            if there != here:
+                raise ValueError(
+                    f"The file holds the weights of other flows: {there}, where this model has "
+                    f"{here}. Make the model with the arguments of the saved one, with the seeds "
+                    "where masks or orders are random; or save it as a .keras file and load that "
+                    "with keras.models.load_model."
+                )
+
     def get_config(self):
         if callable(self.base) and keras.saving.get_registered_name(self.base) == getattr(
             self.base, "__name__", None
@@ -402,15 +443,17 @@ class FlowModel(keras.Model):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
+            "format_version": FORMAT_VERSION,
             "flow": serialize(self.flow),
             "base": serialize(self.base) if callable(self.base) else self.base,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        base = config["base"]
+        config = check_format(config)
+        base = config.get("base")
         if isinstance(base, dict):
-            name = base["config" if base["class_name"] == "function" else "registered_name"]
+            name = base.get("config" if base.get("class_name") == "function" else "registered_name")
             if keras.saving.get_registered_object(name, custom_objects) is None:
                 raise ValueError(
                     f"The base of this model is a function registered as {name!r}, which is not "
@@ -425,6 +468,21 @@ _NO_TARGETS = (
     'density p(y | c) pass {"x": y, "condition": c} as x; sample weights in a dataset go third: '
     "(x, w, w)."
 )
+
+
+# Name of the description of the flows among the weights in a file.
+_STRUCTURE = "structure"
+
+
+def _describe(layer):
+    """Say in a few words what decides the meaning of a layer's own weights."""
+    words = [type(layer).__name__]
+    for variable in layer._trainable_variables + layer._non_trainable_variables:
+        words.append("x".join(map(str, variable.shape)) or "scalar")
+    order = getattr(layer, "_order", getattr(layer, "_indices", None))
+    if order is not None:
+        words.append(f"order {zlib.crc32(np.asarray(order, '<i4').tobytes()):08x}")
+    return " ".join(words)
 
 
 def _unpack(inputs):
