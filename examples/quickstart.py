@@ -35,7 +35,8 @@ import numpy as np
 import tensorflow as tf
 folder = sys.argv[1]
 served = tf.saved_model.load(folder + "/served")
-np.save(folder + "/served_log_prob.npy", served.serve(np.load(folder + "/test.npy")))
+log_prob = served.log_prob(np.load(folder + "/test.npy"))["log_prob"]
+np.save(folder + "/served_log_prob.npy", log_prob)
 """
 
 
@@ -109,7 +110,7 @@ def main():
     samples = np.asarray(model.sample(64, seed=1))
     picture(x_test, samples, options.output / "samples.png")
     model.save(options.output / "digits.keras")
-    model.export(options.output / "served", verbose=False)
+    model.export(options.output / "served")
 
     np.save(options.output / "test.npy", x_test)
     subprocess.run([sys.executable, "-c", RELOAD, str(options.output)], check=True)
