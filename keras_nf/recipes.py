@@ -20,6 +20,7 @@ def planar_flow(
     *,
     layers: int = 16,
     activation: str = "tanh",
+    amortized: bool = False,
     seed: int | None = None,
     dtype: str | None = None,
     **kwargs: Any,
@@ -32,6 +33,7 @@ def planar_flow(
       event_size: size of the event.
       layers: number of folds of its one `Planar`.
       activation: their activation.
+      amortized: whether the weights of each event follow from its condition.
       seed: seed of the initial weights; drawn when `None`.
       dtype: dtype or policy of every layer.
       **kwargs: `validate_args`, `name` of the chain.
@@ -45,7 +47,7 @@ def planar_flow(
     >>> keras_nf.planar_flow(event_size=2, layers=8).flows[0].layers
     8
     """
-    planar = Planar(activation, layers=layers, seed=seed, dtype=dtype)
+    planar = Planar(activation, layers=layers, amortized=amortized, seed=seed, dtype=dtype)
     return Chain([planar], event_size=event_size, dtype=dtype, **kwargs)
 
 

@@ -137,6 +137,7 @@ Permute, Standardize, Logit = keras_nf.Permute, keras_nf.Standardize, keras_nf.L
 
 CASES = [
     Case("scaling", "Scaling", Scaling, 3, weights=1, affine=True),
+    Case("scaling-shift", "Scaling", of(Scaling, shift=True), 3, weights=2, affine=True),
     *(
         Case(f"planar-{h}", "Planar", of(Planar, activation=h, seed=3), 2, weights=3)
         for h in ("tanh", "sigmoid", "arctan", "softplus", "elu")
@@ -144,6 +145,18 @@ CASES = [
     Case("planar-single", "Planar", of(Planar, seed=3), 1, weights=3),
     Case("planar-wide", "Planar", of(Planar, seed=3), 5, weights=3),
     Case("planar-deep", "Planar", of(Planar, layers=4, seed=3), 3, weights=3),
+    *(
+        Case(
+            f"planar-amortized-{event_size}",
+            "Planar",
+            of(Planar, layers=3, amortized=True, seed=3),
+            event_size,
+            weights=4,
+            conditional=True,
+            condition_size=2,
+        )
+        for event_size in (2, 3)
+    ),
     couple(
         "additive-half", "AdditiveCoupling", flow=of(Additive, **SMALL), event_size=2, kept=(0,)
     ),

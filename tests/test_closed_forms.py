@@ -157,6 +157,27 @@ def test_planar_layers_are_those_of_a_chain(activation):
     np.testing.assert_allclose(log_det, -expected_log_det, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("event_size", [1, 3])
+@pytest.mark.parametrize("direction", ["forward_and_log_det", "inverse_and_log_det"])
+def test_amortized_planar_is_a_planar_for_each_condition(event_size, direction):
+    layers, rng = 3, np.random.default_rng(0)
+    amortized = keras_nf.Planar(layers=layers, amortized=True, dtype="float64")
+    amortized.build((None, event_size), (None, 2))
+    perturb(amortized)
+    x, condition = rng.normal(size=(5, event_size)), rng.normal(size=(5, 2))
+    values, log_dets = getattr(amortized, direction)(x, condition)
+    size = layers * event_size
+    for i in range(5):
+        effects = np.split(condition[i] @ amortized.kernel.numpy(), [size, 2 * size])
+        single = keras_nf.Planar(layers=layers, dtype="float64")
+        single.build((None, event_size))
+        for weight, shared, effect in zip(single.weights, amortized.weights, effects):
+            weight.assign(shared + effect.reshape(weight.shape))
+        value, log_det = getattr(single, direction)(x[i])
+        np.testing.assert_allclose(values[i], value, rtol=1e-11, atol=1e-11)
+        np.testing.assert_allclose(log_dets[i], log_det, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_planar_is_that_of_the_paper(seed):
     rng = np.random.default_rng(seed)
@@ -371,7 +392,7 @@ def test_fresh_flow_is_the_identity(case):
 @rows(lambda case: case.public in ("Planar", "planar_flow"))
 def test_fresh_planar_flow_is_close_to_the_identity(case):
     flow, x = build(case), base_points(case, 9)
-    y, log_det = flow.forward_and_log_det(x)
+    y, log_det = flow.forward_and_log_det(x, **conditions(case, 9))
     # The initial noise has a standard deviation of 0.01 for each component and layer.
     np.testing.assert_allclose(y, x, atol=0.2)
     np.testing.assert_allclose(log_det, np.zeros(9), atol=0.2)

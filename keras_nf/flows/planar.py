@@ -50,6 +50,37 @@ _ACTIVATIONS = {
 }
 
 
+# The weights of all layers have a last axis of size 1 where the whole batch shares them.
+
+
+def _along(w, x):
+    """Return the products of w, (layers, event_size, batch or 1), with x, (event_size, batch)."""
+    return ops.matmul(w[..., 0], x) if w.shape[-1] == 1 else ops.sum(w * x, axis=1)
+
+
+def _combine(u, h):
+    """Return the sum over layers of u, (layers, event_size, batch or 1), times h."""
+    return (
+        ops.sum(u * h[:, None], axis=0)
+        if u.shape[-1] != 1
+        else ops.matmul(ops.transpose(u[..., 0]), h)
+    )
+
+
+def _of_pairs(w, u):
+    """Return w^T u of every layer with every layer, of shape (layers, layers, batch or 1)."""
+    if w.shape[-1] == 1:
+        return ops.matmul(w[..., 0], ops.transpose(u[..., 0]))[..., None]
+    return ops.einsum("kdb,jdb->kjb", w, u)
+
+
+def _outer(adjoint, h, columns):
+    """Return the products of (layers, batch) with (layers, batch), summed over a shared batch."""
+    if columns == 1:
+        return ops.matmul(adjoint, ops.transpose(h))[..., None]
+    return adjoint[:, None] * h
+
+
 @keras.saving.register_keras_serializable("keras_nf")
 class Planar(Flow):
     """Planar flow.
@@ -60,6 +91,9 @@ class Planar(Flow):
     that the map is invertible. `layers` of these follow one another; their products with the
     event are formed together.
 
+    With `amortized=True` each event has weights of its own, an affine function of its condition
+    (section 4.2 of the paper, where the condition is the last hidden layer of an encoder).
+
     `forward` is a closed form. `inverse` has none: along w it is one scalar equation,
     a + w^T u_hat h(a + b) = w^T x, for each layer, solved to float precision by a safeguarded
     Newton search (some ten evaluations of h), with exact gradients for the input and the weights.
@@ -69,16 +103,20 @@ class Planar(Flow):
       activation: h, one of `"tanh"`, `"sigmoid"`, `"arctan"`, `"softplus"`, `"elu"`: increasing,
         with a known bound of its slope.
       layers: number of folds, the first next to the base.
+      amortized: whether w, u and b depend on the condition.
       seed: seed of the initial weights; drawn, and kept in the config, when `None`.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+
+    Call arguments:
+      condition: tensor of shape `(..., condition_size)`, which an amortized flow needs.
 
     Input shape: `(..., event_size)`.
 
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if the activation is not one of those above, or `layers` is not a positive
-        integer.
+      ValueError: if the activation is not one of those above, `layers` is not a positive integer,
+        or an amortized flow is built without a condition.
 
     Example:
 
@@ -98,6 +136,7 @@ class Planar(Flow):
         activation: str = "tanh",
         *,
         layers: int = 1,
+        amortized: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -111,11 +150,21 @@ class Planar(Flow):
             raise ValueError(f"`layers` must be a positive integer. Received: {layers!r}.")
         self.activation = activation
         self.layers = layers
+        self.amortized = bool(amortized)
         self.seed = draw_seed() if seed is None else seed
         self._h, self._max_slope = _ACTIVATIONS[activation]
 
+    @property
+    def uses_condition(self):
+        return self.amortized
+
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
+        if self.amortized and self.condition_size is None:
+            raise ValueError(
+                f"{self._title} is amortized and needs a condition of shape (..., condition_size), "
+                "which gives each event its weights. Received: none. Pass `condition=`."
+            )
         shape = (self.layers, self.event_size)
         initial_w = keras.initializers.RandomNormal(stddev=1.0, seed=self.seed)
         noise = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed + 1)
@@ -130,9 +179,31 @@ class Planar(Flow):
         self.u = self.add_weight(shape=shape, initializer=initial_u, name="u")
         self.b = self.add_weight(shape=shape[:1], initializer="zeros", name="b")
 
-    def _directions(self):
-        """Return w, u_hat and softplus(w^T u) = w^T u_hat + 1 / max h' of every layer."""
-        w, u = self.w.value, self.u.value
+        if self.amortized:
+            units = self.layers * (2 * self.event_size + 1)
+            self.kernel = self.add_weight(
+                shape=(self.condition_size, units), initializer="zeros", name="kernel"
+            )
+
+    def _weights(self, condition):
+        """Return w, u and b, with a last axis of the batch, or of size 1 where all share them."""
+        w, u, b = self.w.value[..., None], self.u.value[..., None], self.b.value[:, None]
+        if condition is None:
+            return w, u, b
+        kernel = ops.cast(ops.transpose(self.kernel.value), self.compute_dtype)
+        effect = ops.matmul(kernel, ops.cast(feature_major(condition)[0], self.compute_dtype))
+        size = self.layers * self.event_size
+        effects = ops.split(ops.cast(effect, self.variable_dtype), [size, 2 * size])
+        # The last axis of the batch may be unknown to `ops.reshape`.
+        on_w, on_u = (
+            tf.reshape(part, (self.layers, self.event_size, tf.shape(part)[1]))
+            for part in effects[:2]
+        )
+        return w + on_w, u + on_u, b + effects[2]
+
+    def _directions(self, condition):
+        """Return w, u_hat, b and softplus(w^T u) = w^T u_hat + 1 / max h' of every layer."""
+        w, u, b = self._weights(condition)
         projection = ops.sum(w * u, axis=1)
         # A smaller excess changes nothing but the width of the inverse's bracket.
         excess = ops.maximum(
@@ -141,36 +212,35 @@ class Planar(Flow):
         # Only w = 0, where every u_hat is allowed, needs the guard.
         norm = ops.maximum(ops.sum(w**2, axis=1), float(np.finfo(self.variable_dtype).tiny))
         along_w = (excess - 1.0 / self._max_slope - projection) / norm
-        return w, u + along_w[:, None] * w, excess
+        return w, u + along_w[:, None] * w, b, excess
+
+    def _earlier(self, w, u_hat):
+        """Return w^T u_hat of each layer (row) with those before it (columns), zeros elsewhere."""
+        # tf.linalg.band_part and set_diag are more than the converter of TensorFlow.js takes.
+        before = np.tri(self.layers, k=-1, dtype=bool)[:, :, None]
+        return ops.where(before, _of_pairs(w, u_hat), 0.0)
 
     def _log_det(self, v, excess):
         _, slope, slack = self._h(v)
         # 1 + w^T u_hat h' as a sum of two terms that are not negative.
-        return ops.sum(ops.log(slack + excess[:, None] * slope), axis=0)
+        return ops.sum(ops.log(slack + excess * slope), axis=0)
 
     def forward_and_log_det(self, x, condition=None):
-        w, u_hat, excess = self._directions()
+        w, u_hat, b, excess = self._directions(condition)
         x, restore = feature_major(x)
-        mixing = tf.linalg.set_diag(
-            -tf.linalg.band_part(ops.matmul(w, ops.transpose(u_hat)), -1, 0),
-            ops.zeros_like(excess),
-        )
 
         def closed_form(k, target):
             return target, self._h(target)[0]
 
-        v, h = self._solve(mixing, ops.matmul(w, x) + self.b[:, None], closed_form)
-        return restore(x + ops.matmul(ops.transpose(u_hat), h)), restore(self._log_det(v, excess))
+        v, h = self._solve(-self._earlier(w, u_hat), _along(w, x) + b, closed_form)
+        return restore(x + _combine(u_hat, h)), restore(self._log_det(v, excess))
 
     def inverse_and_log_det(self, y, condition=None):
         # The last fold is undone first.
-        w, u_hat, excess = (ops.flip(part, axis=0) for part in self._directions())
-        bias = ops.flip(self.b.value, axis=0)[:, None]
+        w, u_hat, b, excess = (ops.flip(part, axis=0) for part in self._directions(condition))
         y, restore = feature_major(y)
         factor = excess - 1.0 / self._max_slope
-        mixing = tf.linalg.set_diag(
-            tf.linalg.band_part(ops.matmul(w, ops.transpose(u_hat)), -1, 0), factor
-        )
+        own = factor[:, None] * np.eye(self.layers, dtype=self.variable_dtype)[:, :, None]
 
         def root(k, target):
             def along_w(v):
@@ -186,8 +256,8 @@ class Planar(Flow):
             steep = ops.maximum(factor[k], 1.0)
             return v, ops.where(factor[k] > 1.0, (target - v) / steep, self._h(v)[0])
 
-        v, h = self._solve(mixing, ops.matmul(w, y) + bias, root)
-        return restore(y - ops.matmul(ops.transpose(u_hat), h)), restore(-self._log_det(v, excess))
+        v, h = self._solve(self._earlier(w, u_hat) + own, _along(w, y) + b, root)
+        return restore(y - _combine(u_hat, h)), restore(-self._log_det(v, excess))
 
     def _solve(self, mixing, target, solve_layer):
         """Solve v + mixing h(v) = target, layer by layer; return v and h(v).
@@ -196,16 +266,16 @@ class Planar(Flow):
         were solved.
 
         Args:
-          mixing: lower triangular matrix (layers, layers).
+          mixing: lower triangular matrices (layers, layers, batch), or a single one.
           target: tensor (layers, batch).
           solve_layer: takes the number of a layer and what the layers before it leave of its
             target; returns its v and h(v).
         """
-        columns = ops.stop_gradient(ops.transpose(mixing))
+        columns = ops.stop_gradient(ops.transpose(mixing, (1, 0, 2)))
 
         def advance(k, rest, v, h):
             v_k, h_k = solve_layer(k, rest[k])
-            rest = rest - columns[k][:, None] * h_k
+            rest = rest - columns[k] * h_k
             v, h = (update_rows(a, k, a_k[None]) for a, a_k in ((v, v_k), (h, h_k)))
             return k + 1, rest, v, h
 
@@ -230,9 +300,9 @@ class Planar(Flow):
                 adjoints = [None] * self.layers
                 for k in reversed(range(self.layers)):
                     adjoints[k] = upstream[k] / (1.0 + mixing[k, k] * slope[k])
-                    upstream = upstream - mixing[k][:, None] * slope * adjoints[k]
+                    upstream = upstream - mixing[k] * slope * adjoints[k]
                 adjoint = ops.stack(adjoints)
-                return None, -ops.matmul(adjoint, ops.transpose(h)), adjoint
+                return None, -_outer(adjoint, h, mixing.shape[-1]), adjoint
 
             return tf.identity(v), gradient
 
@@ -243,5 +313,6 @@ class Planar(Flow):
             **super().get_config(),
             "activation": self.activation,
             "layers": self.layers,
+            "amortized": self.amortized,
             "seed": self.seed,
         }

@@ -15,9 +15,11 @@ class Scaling(Flow):
     """Positive scaling of each component.
 
     x_i = s_i z_i with s = exp(log_scale) > 0, so log|det dx/dz| = sum_i log s_i. Both directions
-    are cheap. A fresh layer is the identity.
+    are cheap. A fresh layer is the identity. With `shift=True`, x_i = s_i z_i + t_i: put first in a
+    chain, it trains the mean and the scale of a normal base.
 
     Args:
+      shift: whether to add a trained shift t.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Input shape: `(..., event_size)`.
@@ -40,17 +42,25 @@ class Scaling(Flow):
       Estimation. 2014. arXiv:1410.8516
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, shift: bool = False, **kwargs: Any) -> None:
         super().__init__(is_constant_jacobian=True, **kwargs)
+        self._with_shift = bool(shift)
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        self.log_scale = self.add_weight(
-            shape=(self.event_size,), initializer="zeros", name="log_scale"
-        )
+        shape = (self.event_size,)
+        self.log_scale = self.add_weight(shape=shape, initializer="zeros", name="log_scale")
+        self.shift = 0.0
+        if self._with_shift:
+            self.shift = self.add_weight(shape=shape, initializer="zeros", name="shift")
 
     def forward_and_log_det(self, x, condition=None):
-        return x * ops.exp(self.log_scale), self._constant_log_det(x, ops.sum(self.log_scale))
+        log_det = self._constant_log_det(x, ops.sum(self.log_scale))
+        return x * ops.exp(self.log_scale) + self.shift, log_det
 
     def inverse_and_log_det(self, y, condition=None):
-        return y * ops.exp(-self.log_scale), self._constant_log_det(y, -ops.sum(self.log_scale))
+        log_det = self._constant_log_det(y, -ops.sum(self.log_scale))
+        return (y - self.shift) * ops.exp(-self.log_scale), log_det
+
+    def get_config(self):
+        return {**super().get_config(), "shift": self._with_shift}
