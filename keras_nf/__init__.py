@@ -9,6 +9,7 @@ if keras.backend.backend() != "tensorflow":
         "before keras is imported."
     )
 
+from keras_nf import datasets
 from keras_nf.export import export_saved_model
 from keras_nf.flow import Flow
 from keras_nf.flows import (
@@ -27,6 +28,7 @@ from keras_nf.flows import (
 from keras_nf.model import FlowModel
 from keras_nf.networks import MADE, MLP
 from keras_nf.recipes import iaf, maf, nice, planar_flow, real_nvp
+from keras_nf.variational import VariationalModel
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,8 @@ __all__ = [
     "Planar",
     "Scaling",
     "Standardize",
+    "VariationalModel",
+    "datasets",
     "export_saved_model",
     "iaf",
     "maf",

@@ -32,9 +32,10 @@ shape `(rows,)`, in nats |
     | `forward` | `z`, of shape `(rows, event_size)` | `x`, of the same shape |
     | `inverse` | `x`, of shape `(rows, event_size)` | `z`, of the same shape |
 
-    A conditional model takes `condition`, of shape `(rows, condition_size)`, in each of them;
-    `sample` then returns `n` draws for each row, of shape `(n, rows, event_size)`. A seed fixes the
-    draws, which are those of `model.sample(n, seed=seed)` up to rounding.
+    A conditional model takes `condition`, of shape `(rows, condition_size)`, or what its encoder
+    takes, in each of them; `sample` then returns `n` draws for each row, of shape
+    `(n, rows, event_size)`. A seed fixes the draws, which are those of
+    `model.sample(n, seed=seed)` up to rounding.
 
     Requests that warm up TensorFlow Serving lie in `assets.extra`. A server looks for models in
     folders named by version, so that the path is `"name/1"` for the first.
@@ -84,9 +85,8 @@ def _endpoints(model):
     """Return the function and the input signature of each endpoint, by name."""
     flow = model.flow
     size, dtype = flow.event_size, flow.dtype
-    conditions = []
-    if flow.condition_size is not None:
-        conditions = [tf.TensorSpec((None, flow.condition_size), dtype, name="condition")]
+    condition = model._condition_spec()
+    conditions = [] if condition is None else [tf.TensorSpec(**condition, name="condition")]
 
     def events(name):
         return [tf.TensorSpec((None, size), dtype, name=name), *conditions]
@@ -106,16 +106,17 @@ def _endpoints(model):
         if condition is None:
             return {"x": model.distribution.sample(count, seed=seed)[:n]}
         rows, condition = _with_a_row(condition)
+        condition = model._encode(condition)
         draws = model.distribution.sample(count, seed=seed, condition=condition)
         return {"x": draws[:n, :rows]}
 
     def forward(z, condition=None):
         rows, z, condition = _with_a_row(z, condition)
-        return {"x": flow.forward(z, condition=condition)[:rows]}
+        return {"x": flow.forward(z, condition=model._encode(condition))[:rows]}
 
     def inverse(x, condition=None):
         rows, x, condition = _with_a_row(x, condition)
-        return {"z": flow.inverse(x, condition=condition)[:rows]}
+        return {"z": flow.inverse(x, condition=model._encode(condition))[:rows]}
 
     return {
         "log_prob": (log_prob, events("x")),
@@ -132,9 +133,13 @@ def _with_a_row(*tensors):
     """
     rows = tf.shape(tensors[0])[0]
     missing = tf.cast(tf.equal(rows, 0), tf.int32)
-    return rows, *[
-        None if tensor is None else tf.pad(tensor, [[0, missing], [0, 0]]) for tensor in tensors
-    ]
+
+    def padded(tensor):
+        # TensorFlow merges a `tf.pad` with a convolution that follows, and forgets the rows.
+        row = tf.zeros((missing, *tensor.shape[1:]), tensor.dtype)
+        return tf.concat([tensor, row], axis=0)
+
+    return rows, *[None if tensor is None else padded(tensor) for tensor in tensors]
 
 
 def _write_warmup_requests(path, signatures):

@@ -54,17 +54,23 @@ class FlowModel(keras.Model):
     `(x, w, w)`, the second entry being ignored. Metrics are called with the data as `y_true` and
     the log-densities as `y_pred`. Latents are `model.flow.inverse(x)`.
 
+    With an `encoder` the model is p(x | encoder(c)), trained end to end: the flow sees what the
+    encoder makes of the condition, which may then be anything that the encoder takes, as images.
+    `model.flow` and `model.distribution` take `condition=model.encoder(c)`, the model itself c.
+
     Args:
       flow: the flow, or a `Chain` of flows.
       base: distribution of z: `"normal"` (standard normal), `"uniform"` (on [0, 1]),
         `"logistic"` (standard logistic), or a function of `event_size` that returns a
         `tfd.Distribution` with event shape `(event_size,)`. Register the function with
         `keras.saving.register_keras_serializable` so that the model can be saved.
+      encoder: layer or model from the condition to a tensor of shape `(batch, condition_size)`;
+        with `None` the flow takes the condition as it is.
       **kwargs: `name`, `dtype` (the flow's unless given) and `trainable`, as for any Keras model.
 
     Raises:
-      ValueError: if the flow is no flow or the base is unknown; on targets; on a condition that
-        no part of the flow uses.
+      ValueError: if the flow is no flow, the base is unknown or the encoder is no layer; on
+        targets; on a condition that no part of the flow uses.
 
     Example:
 
@@ -77,8 +83,16 @@ class FlowModel(keras.Model):
     (TensorShape([256]), TensorShape([3, 2]))
     """
 
+    # Arguments that may be functions of the user's own.
+    _FUNCTIONS = ("base",)
+
     def __init__(
-        self, flow: Flow, base: str | Callable[[int], tfd.Distribution] = "normal", **kwargs: Any
+        self,
+        flow: Flow,
+        base: str | Callable[[int], tfd.Distribution] = "normal",
+        *,
+        encoder: keras.layers.Layer | None = None,
+        **kwargs: Any,
     ) -> None:
         if not isinstance(flow, Flow):
             raise ValueError(
@@ -90,10 +104,16 @@ class FlowModel(keras.Model):
                 f"`base` must be one of {', '.join(map(repr, _BASES))} or a function of event_size "
                 f"that returns a tfd.Distribution. Received: {base!r}."
             )
+        if encoder is not None and not isinstance(encoder, keras.layers.Layer):
+            raise ValueError(f"`encoder` must be a Keras layer or model. Received: {encoder!r}.")
         kwargs.setdefault("dtype", flow.dtype_policy)
         super().__init__(**kwargs)
         self.flow = flow
         self.base = base
+        self.encoder = encoder
+        self._condition_shape: Any = None
+        if encoder is not None:
+            self._check_condition(encoder)
         self._compiled_sample: Callable[..., tf.Tensor] | None = None
 
     @property
@@ -102,6 +122,12 @@ class FlowModel(keras.Model):
 
     def build(self, inputs_shape):
         x_shape, condition_shape = _unpack(inputs_shape)
+        self._condition_shape = condition_shape
+        if self.encoder is not None:
+            self._check_given(condition_shape)
+            if not self.encoder.built:
+                self.encoder.build(condition_shape)
+            condition_shape = self.encoder.compute_output_shape(condition_shape)
         if not self.flow.built:
             self.flow.build(x_shape, condition_shape)
 
@@ -130,16 +156,34 @@ class FlowModel(keras.Model):
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
-            self.optimizer.build(self.trainable_variables)
+            self._build_optimizer()
 
     def summary(self, *args, expand_nested=True, **kwargs):
         return super().summary(*args, expand_nested=expand_nested, **kwargs)
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
+        # Keras hands `training` on to the layers of the encoder.
         x, condition = _unpack(inputs)
         x = self.flow._to_tensor(x, "inputs", "event_size")
+        return self.distribution.log_prob(x, condition=self._encode(condition))
+
+    def _encode(self, condition):
+        """Return what the flow sees of a condition, a tensor, or `None` if there is none."""
         self._check_condition(condition)
-        return self.distribution.log_prob(x, condition=condition)
+        if self.encoder is not None:
+            self._check_given(condition)
+            condition = self.encoder(condition)
+        if condition is None:
+            return None
+        return self.flow._to_tensor(condition, "a condition", "condition_size")
+
+    def _check_given(self, condition):
+        if condition is None:
+            raise ValueError(
+                "The model has an encoder, whose output the flow needs as its condition, but no "
+                'condition was given. Pass {"x": x, "condition": c} to `fit`, `evaluate` and '
+                "`predict`, and `condition=c` to `log_prob` and `sample`."
+            )
 
     def _check_condition(self, condition):
         if condition is not None and not self.flow.uses_condition:
@@ -164,7 +208,7 @@ class FlowModel(keras.Model):
                 f"{self.flow._title} was built for data of shape (batch, {self.flow.event_size}). "
                 f"Received: shape {tuple(x.shape)}. Pass events of that size, or make a new flow."
             )
-        if condition is not None and len(x) != len(condition):
+        if hasattr(condition, "shape") and len(x) != len(condition):
             raise ValueError(
                 f"Expected a condition for each row of the data. Received: {len(x)} rows in 'x' "
                 f"and {len(condition)} in 'condition'."
@@ -189,6 +233,10 @@ class FlowModel(keras.Model):
         with self.distribute_strategy.scope():
             if not self.built:
                 self.build(shapes[0] if len(shapes) == 1 else dict(zip(("x", "condition"), shapes)))
+        self._build_optimizer()
+
+    def _build_optimizer(self):
+        with self.distribute_strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
 
@@ -221,7 +269,7 @@ class FlowModel(keras.Model):
         Args:
           x: data of shape `(..., event_size)`.
           condition: `None`, or a tensor of shape `(..., condition_size)` that broadcasts against
-            the batch.
+            the batch, or what the encoder takes.
 
         Returns:
           Tensor of shape `(...)`.
@@ -232,7 +280,8 @@ class FlowModel(keras.Model):
         x = self.flow._to_tensor(x, "inputs", "event_size")
         if condition is None:
             return self(x)
-        condition = self.flow._to_tensor(condition, "a condition", "condition_size")
+        if self.encoder is None:
+            condition = self.flow._to_tensor(condition, "a condition", "condition_size")
         return self({"x": x, "condition": condition})
 
     def sample(self, n: int, condition: Any = None, seed: Any = None) -> tf.Tensor:
@@ -242,8 +291,8 @@ class FlowModel(keras.Model):
 
         Args:
           n: number of draws, an integer.
-          condition: `None`, or a tensor of shape `(..., condition_size)`; each of its rows gets
-            `n` draws of its own.
+          condition: `None`, or a tensor of shape `(..., condition_size)`, or what the encoder
+            takes; each of its rows gets `n` draws of its own.
           seed: integer, or two of them, which fix the draws; `None` draws a seed, which
             `keras.utils.set_random_seed` makes reproducible.
 
@@ -257,15 +306,13 @@ class FlowModel(keras.Model):
         if not (hasattr(n, "__index__") and np.ndim(n) == 0 and n >= 0):
             raise ValueError(f"`n` must be a whole number, at least 0. Received: {n!r}.")
         self._known_event_size()
-        self._check_condition(condition)
-        if condition is not None:
-            condition = self.flow._to_tensor(condition, "a condition", "condition_size")
+        condition = self._encode(condition)
         if self.flow.built:
             self.flow._check_condition(condition)
         if self._compiled_sample is None:
             self._compiled_sample = self._make_compiled_sample()
         conditions = [] if condition is None else [condition]
-        return self._compiled_sample(int(n), _two_seeds(seed), *conditions)
+        return self._compiled_sample(int(n), two_seeds(seed), *conditions)
 
     def _make_compiled_sample(self):
         jit_compile = all(layer.supports_jit for layer in self._flatten_layers())
@@ -384,14 +431,28 @@ class FlowModel(keras.Model):
 
     def _input_signature(self):
         """What `call` takes, for a model that was built but perhaps never called."""
-
-        def spec(size, name):
-            return keras.InputSpec(shape=(None, size), dtype=self.variable_dtype, name=name)
-
-        x = spec(self._known_event_size(), "x")
-        if self.flow.condition_size is None:
+        x = keras.InputSpec(
+            shape=(None, self._known_event_size()), dtype=self.variable_dtype, name="x"
+        )
+        condition = self._condition_spec()
+        if condition is None:
             return [x]
-        return [{"x": x, "condition": spec(self.flow.condition_size, "condition")}]
+        return [{"x": x, "condition": keras.InputSpec(**condition, name="condition")}]
+
+    def _condition_spec(self):
+        """Return shape and dtype of a condition, or `None` if the model has none."""
+        if self.encoder is None:
+            size = self.flow.condition_size
+            return None if size is None else {"shape": (None, size), "dtype": self.variable_dtype}
+        shape = self._condition_shape
+        if not all(size is None or isinstance(size, int) for size in shape):
+            raise ValueError(
+                "An export takes the condition as a single tensor, but the encoder was built for "
+                f"shapes {shape}. Export the encoder by itself, and FlowModel(model.flow)."
+            )
+        inputs = getattr(self.encoder, "inputs", None)
+        dtype = inputs[0].dtype if inputs else self.variable_dtype
+        return {"shape": (None, *shape[1:]), "dtype": dtype}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if y is not None and sample_weight is None:
@@ -432,35 +493,48 @@ class FlowModel(keras.Model):
                 )
 
     def get_config(self):
-        if callable(self.base) and keras.saving.get_registered_name(self.base) == getattr(
-            self.base, "__name__", None
-        ):
-            raise ValueError(
-                f"The base {self.base!r} is not registered, so that a saved model could not be "
-                "loaded. Decorate the function with "
-                "@keras.saving.register_keras_serializable('your_package')."
-            )
-        serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
             "format_version": FORMAT_VERSION,
-            "flow": serialize(self.flow),
-            "base": serialize(self.base) if callable(self.base) else self.base,
+            "flow": keras.saving.serialize_keras_object(self.flow),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            **{name: _serialize(getattr(self, name), name) for name in self._FUNCTIONS},
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = check_format(config)
-        base = config.get("base")
-        if isinstance(base, dict):
-            name = base.get("config" if base.get("class_name") == "function" else "registered_name")
-            if keras.saving.get_registered_object(name, custom_objects) is None:
-                raise ValueError(
-                    f"The base of this model is a function registered as {name!r}, which is not "
-                    "known here. Import the module that registers it with "
-                    "@keras.saving.register_keras_serializable before loading."
-                )
+        for name in cls._FUNCTIONS:
+            _check_known(config.get(name), name, custom_objects)
         return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+
+
+def _serialize(function, name):
+    """Return the config of a function of the user's own, or of the name of one of ours."""
+    if not callable(function):
+        return function
+    if keras.saving.get_registered_name(function) == getattr(function, "__name__", None):
+        raise ValueError(
+            f"The {name} {function!r} is not registered, so that a saved model could not be "
+            "loaded. Decorate the function with "
+            "@keras.saving.register_keras_serializable('your_package')."
+        )
+    return keras.saving.serialize_keras_object(function)
+
+
+def _check_known(function, name, custom_objects):
+    """Refuse the config of a function that is not registered in this program."""
+    if not isinstance(function, dict):
+        return
+    known = function.get(
+        "config" if function.get("class_name") == "function" else "registered_name"
+    )
+    if keras.saving.get_registered_object(known, custom_objects) is None:
+        raise ValueError(
+            f"The {name} of this model is a function registered as {known!r}, which is not "
+            "known here. Import the module that registers it with "
+            "@keras.saving.register_keras_serializable before loading."
+        )
 
 
 _NO_TARGETS = (
@@ -511,7 +585,7 @@ def _placeholder(y, sample_weight):
     return sample_weight
 
 
-def _two_seeds(seed):
+def two_seeds(seed):
     """Return the seed as the pair of int32 that stateless random operations take."""
     if seed is None:
         return ops.convert_to_tensor([draw_seed(), draw_seed()], "int32")

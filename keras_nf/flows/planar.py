@@ -71,7 +71,8 @@ def _of_pairs(w, u):
     """Return w^T u of every layer with every layer, of shape (layers, layers, batch or 1)."""
     if w.shape[-1] == 1:
         return ops.matmul(w[..., 0], ops.transpose(u[..., 0]))[..., None]
-    return ops.einsum("kdb,jdb->kjb", w, u)
+    pairs = ops.matmul(ops.transpose(w, (2, 0, 1)), ops.transpose(u, (2, 1, 0)))
+    return ops.transpose(pairs, (1, 2, 0))
 
 
 def _outer(adjoint, h, columns):
@@ -166,8 +167,13 @@ class Planar(Flow):
                 "which gives each event its weights. Received: none. Pass `condition=`."
             )
         shape = (self.layers, self.event_size)
-        initial_w = keras.initializers.RandomNormal(stddev=1.0, seed=self.seed)
+        direction = keras.initializers.RandomNormal(stddev=1.0, seed=self.seed)
         noise = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed + 1)
+
+        def initial_w(shape, dtype=None):
+            # As long as a standard normal usually is: near w = 0 small steps of w are long for x.
+            w = direction(shape, dtype=dtype)
+            return w * ops.sqrt(self.event_size / ops.sum(w**2, axis=1, keepdims=True))
 
         def initial_u(shape, dtype=None):
             # m(a) = 0 at this a, so that u_hat = 0 but for the noise.
@@ -178,7 +184,6 @@ class Planar(Flow):
         self.w = self.add_weight(shape=shape, initializer=initial_w, name="w")
         self.u = self.add_weight(shape=shape, initializer=initial_u, name="u")
         self.b = self.add_weight(shape=shape[:1], initializer="zeros", name="b")
-
         if self.amortized:
             units = self.layers * (2 * self.event_size + 1)
             self.kernel = self.add_weight(
@@ -279,11 +284,12 @@ class Planar(Flow):
             v, h = (update_rows(a, k, a_k[None]) for a, a_k in ((v, v_k), (h, h_k)))
             return k + 1, rest, v, h
 
-        zeros = ops.zeros_like(target)
+        # Zeros of their own for each: TensorFlow.js writes updated rows over what it updates.
+        v, h = ops.zeros_like(target), ops.zeros_like(target)
         _, _, v, h = ops.while_loop(
             lambda k, *_: k < self.layers,
             advance,
-            (ops.convert_to_tensor(0), ops.stop_gradient(target), zeros, zeros),
+            (ops.convert_to_tensor(0), ops.stop_gradient(target), v, h),
         )
         v, h = ops.stop_gradient(v), ops.stop_gradient(h)
         v = self._implicit(v, mixing, target)
