@@ -7,8 +7,10 @@ import textwrap
 
 import keras_nf
 
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
-def run_python(script, *args):
+
+def run_python(script, *args, returncode=0):
     """Run a script in a process of its own and return what it prints."""
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
@@ -16,7 +18,7 @@ def run_python(script, *args):
         text=True,
         check=False,
         cwd=os.path.dirname(os.path.dirname(keras_nf.__file__)),
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
+        env=ENVIRONMENT,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == returncode, result.stderr
     return result.stdout

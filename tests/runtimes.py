@@ -1,13 +1,15 @@
-"""Runtimes of exported models, and how far their answers are from those of the model.
+"""Runtimes of exported models: how far they are from the model, and which operations they run.
 
-`python tests/runtimes.py` prints the table of docs/deploy.md for the runtimes that are installed.
+`python tests/runtimes.py` prints the tables of docs/deploy.md for the runtimes that are installed.
 """
 
+import collections
 import importlib.util
 import pathlib
 import subprocess
 import sys
 import tempfile
+import textwrap
 
 import keras
 import numpy as np
@@ -113,13 +115,49 @@ def difference(runtime, model, path, flow, signature):
     return float(np.max(np.abs(result - answer)))
 
 
+def operations(function):
+    """Return the names of the operations of a graph and of all functions that it calls."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    return {node.op for node in nodes}
+
+
+def table_of_operations(paths):
+    """Return the operations that all signatures share, and a table of where the others are.
+
+    `paths` has the folder of each exported flow.
+    """
+    flows = [flow for flow in paths if not flow.startswith("conditional")]
+    loaded = {flow: tf.saved_model.load(str(paths[flow])).signatures for flow in flows}
+    used = {(flow, name): operations(loaded[flow][name]) for flow in flows for name in SIGNATURES}
+    common = set.intersection(*used.values())
+    rows = collections.defaultdict(list)
+    for operation in sorted(set.union(*used.values()) - common):
+        where = [[name for name in SIGNATURES if operation in used[flow, name]] for flow in flows]
+        rows[tuple(map(shown, where))].append(operation)
+    lines = [["operations", *flows], ["---"] * (1 + len(flows))]
+    lines += [[quoted(names), *cells] for cells, names in rows.items()]
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([textwrap.fill(quoted(sorted(common)), 120), "", *table])
+
+
+def shown(signatures):
+    return "all" if len(signatures) == len(SIGNATURES) else quoted(signatures) or "-"
+
+
+def quoted(names):
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def main():
     runtimes = [runtime for runtime in RUNTIMES if is_installed(runtime)]
+    paths = {}
     print("| runtime | flow |", " | ".join(f"`{name}`" for name in SIGNATURES), "|")
     print("|---|---|" + "--:|" * len(SIGNATURES))
     with tempfile.TemporaryDirectory() as folder:
         for flow in FLOWS:
-            model, path = make(flow), pathlib.Path(folder) / flow.replace(" ", "-")
+            model, path = make(flow), pathlib.Path(folder) / flow
+            paths[flow] = path
             keras_nf.export_saved_model(model, path)
             for runtime in runtimes:
                 cells = []
@@ -129,6 +167,8 @@ def main():
                         continue
                     cells.append(f"{difference(runtime, model, path, flow, signature):.1e}")
                 print(f"| {runtime} | {flow} |", " | ".join(cells), "|", flush=True)
+        print()
+        print(table_of_operations(paths))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """Training that is stopped and goes on: callbacks of Keras, checkpoints of TensorFlow."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_python
 
 import keras_nf
 from keras_nf import FlowModel
@@ -96,42 +94,31 @@ class TestBackupAndRestore:
     """
 
     SCRIPT = """
-import os, signal, sys
-sys.path.insert(0, "tests")
-import keras
-import test_checkpoints as run
+        import os, signal, sys
+        sys.path.insert(0, "tests")
+        import keras
+        import test_checkpoints as run
 
-class Kill(keras.callbacks.Callback):
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-    def on_train_batch_begin(self, batch, logs=None):
-        if (self.epoch, batch) == (2, 2):
-            os.kill(os.getpid(), signal.SIGKILL)
+        class Kill(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                self.epoch = epoch
+            def on_train_batch_begin(self, batch, logs=None):
+                if (self.epoch, batch) == (2, 2):
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-folder, save_freq, killed = sys.argv[1:]
-save_freq = save_freq if save_freq == "epoch" else int(save_freq)
-callbacks = [keras.callbacks.BackupAndRestore(folder + "/backup", save_freq=save_freq)]
-model = run.compiled_model()
-run.fit(model, callbacks=callbacks + [Kill()] * (killed == "killed"))
-model.save(folder + "/model.keras")
-"""
-
-    def run(self, folder, save_freq, killed):
-        return subprocess.run(
-            [sys.executable, "-c", self.SCRIPT, str(folder), str(save_freq), killed],
-            cwd=os.path.dirname(os.path.dirname(keras_nf.__file__)),
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        folder, save_freq, *killed = sys.argv[1:]
+        save_freq = save_freq if save_freq == "epoch" else int(save_freq)
+        callbacks = [keras.callbacks.BackupAndRestore(folder + "/backup", save_freq=save_freq)]
+        model = run.compiled_model()
+        run.fit(model, callbacks=callbacks + [Kill() for _ in killed])
+        model.save(folder + "/model.keras")
+    """
 
     @pytest.mark.parametrize("save_freq", ["epoch", 2])
     def test_killed_process(self, save_freq, tmp_path):
-        assert self.run(tmp_path, save_freq, "killed").returncode == -signal.SIGKILL
+        run_python(self.SCRIPT, tmp_path, save_freq, "killed", returncode=-signal.SIGKILL)
         assert (tmp_path / "backup").exists()
-        restarted = self.run(tmp_path, save_freq, "not")
-        assert restarted.returncode == 0, restarted.stderr
+        run_python(self.SCRIPT, tmp_path, save_freq)
         assert not (tmp_path / "backup").exists()
         expected = compiled_model()
         if save_freq == "epoch":

@@ -10,10 +10,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+import runtimes
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from models import EVENT, MODELS, C, X, condition_of, make
 from processes import run_python
-from test_saving import EVENT, MODELS, C, X, condition_of, make
 
 import keras_nf
 
@@ -227,24 +228,15 @@ def test_gradient_of_a_loaded_density(name, exported):
 # Operations.
 
 
-def operations(function):
-    graph = function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    return {node.op for node in nodes}
-
-
-def documented_operations():
-    """Return the operations that docs/deploy.md names."""
-    text = (ROOT / "docs" / "deploy.md").read_text()
-    block = re.search(r"<!-- operations -->\n+(.*?)\n\n", text, re.DOTALL).group(1)
-    return set(re.findall(r"`(\w+)`", block))
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 
 
 @names
 def test_operations_are_those_of_a_stock_server(name, exported):
     loaded = tf.saved_model.load(str(exported[1] / name))
-    used = set().union(*(operations(function) for function in loaded.signatures.values()))
-    assert used <= documented_operations()
+    used = set().union(*map(runtimes.operations, loaded.signatures.values()))
+    documented = set(re.findall(r"`([A-Z]\w+)`", DEPLOY.partition("## Operations")[2]))
+    assert used <= documented
 
 
 # Ways to load.

@@ -217,7 +217,17 @@ BROKEN = {
     "no-config": (without("config.json"), KeyError, "no item named 'config.json'"),
     "no-weights": (without("model.weights.h5"), ValueError, "Expected a model.weights.h5"),
     "flipped-config": (flipped(b'"flow"'), zipfile.BadZipFile, "Bad CRC-32.*config.json"),
-    "flipped-weights": (flipped(b"\x89HDF"), zipfile.BadZipFile, "Bad CRC-32.*model.weights"),
+    # Keras asks HDF5 where the archive refuses; from Python 3.12 on this comes past the checksum.
+    "flipped-weights": (
+        flipped(b"\x89HDF"),
+        (zipfile.BadZipFile, OSError),
+        f"Bad CRC-32.*model.weights|{CANNOT_OPEN}",
+    ),
+    "flipped-number": (
+        lambda content: flipped(content[len(content) // 2 :])(content),
+        (zipfile.BadZipFile, ValueError),
+        "Bad CRC-32.*model.weights|could not be loaded",
+    ),
     "config-is-no-json": (
         lambda content: packed({**members(content), "config.json": b"{no"}),
         ValueError,
@@ -364,7 +374,7 @@ def test_mismatch_can_be_skipped(saved, tmp_path):
 def test_optimizer_without_its_state(saved, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(delete("optimizer")(saved[1]))
-    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer 'adam'"):
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer 'adam"):
         keras.models.load_model(path)
 
 

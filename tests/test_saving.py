@@ -3,103 +3,19 @@
 import copy
 import json
 import pickle
-import textwrap
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from cases import perturb
+from models import EVENT, MODELS, SMALL, X, condition_of, inputs_of, laplace, make
 from processes import run_python
-from tensorflow_probability import distributions as tfd
 
 import keras_nf
 from keras_nf import FlowModel
 
-EVENT, CONDITION = 4, 2
-RNG = np.random.default_rng(0)
-X = RNG.uniform(0.05, 0.95, size=(6, EVENT)).astype("float32")
-C = RNG.normal(size=(6, CONDITION)).astype("float32")
-SMALL = {"layers": 2, "hidden_units": (8,), "activation": "tanh"}
-
-BASE = """
-import keras
-import tensorflow as tf
-from tensorflow_probability import distributions as tfd
-
-@keras.saving.register_keras_serializable("saving_tests")
-def laplace(event_size):
-    return tfd.Independent(tfd.Laplace(tf.zeros(event_size), 1.0), 1)
-"""
-
-
-@keras.saving.register_keras_serializable("saving_tests")
-def laplace(event_size):
-    return tfd.Independent(tfd.Laplace(tf.zeros(event_size), 1.0), 1)
-
-
-def standardized_maf():
-    standardize = keras_nf.Standardize()
-    standardize.adapt(3.0 * X + 1.0)
-    return keras_nf.Chain([keras_nf.maf(EVENT, **SMALL), standardize])
-
-
-def coupling_with_network():
-    network = keras.Sequential(
-        [keras.layers.Dense(8, "gelu"), keras.layers.LayerNormalization(), keras.layers.Dense(4)]
-    )
-    return keras_nf.AffineCoupling(conditioner=network)
-
-
-def pixels():
-    flows = [keras_nf.real_nvp(EVENT, **SMALL), keras_nf.Permute("random"), keras_nf.Logit()]
-    return keras_nf.Chain(flows)
-
-
-# Models, each as a flow and the options of the model; where nothing is said, seeds are drawn.
-MODELS = {
-    "planar": (lambda: keras_nf.planar_flow(EVENT, layers=2), {}),
-    "nice": (lambda: keras_nf.nice(EVENT, mask="random", **SMALL), {"base": "logistic"}),
-    "real-nvp": (lambda: keras_nf.real_nvp(EVENT, mask="random", **SMALL), {}),
-    "maf": (lambda: keras_nf.maf(EVENT, order="random", **SMALL), {}),
-    "iaf": (lambda: keras_nf.iaf(EVENT, order="random", **SMALL), {}),
-    "given-order": (lambda: keras_nf.MaskedAutoregressive(order=(2, 0, 3, 1)), {}),
-    "given-mask": (lambda: keras_nf.AdditiveCoupling(mask=(True, False, False, True)), {}),
-    "standardized": (standardized_maf, {}),
-    "pixels": (pixels, {}),
-    "inverted": (lambda: keras_nf.Invert(keras_nf.iaf(EVENT, **SMALL)), {}),
-    "network": (coupling_with_network, {}),
-    "user-base": (lambda: keras_nf.real_nvp(EVENT, **SMALL), {"base": laplace}),
-    "uniform-base": (lambda: keras_nf.Invert(keras_nf.Logit()), {"base": "uniform"}),
-    "float64": (lambda: keras_nf.maf(EVENT, dtype="float64", **SMALL), {}),
-    "mixed": (lambda: keras_nf.real_nvp(EVENT, dtype="mixed_bfloat16", **SMALL), {}),
-    "conditional-maf": (lambda: keras_nf.maf(EVENT, **SMALL), {}),
-    "conditional-real-nvp": (lambda: keras_nf.real_nvp(EVENT, **SMALL), {}),
-    "conditional-network": (coupling_with_network, {}),
-}
 names = pytest.mark.parametrize("name", MODELS)
-
-
-def condition_of(name):
-    return C if name.startswith("conditional") else None
-
-
-def inputs_of(name, rows=slice(None)):
-    """Return what the model takes in a call."""
-    return {"x": X[rows], "condition": C[rows]} if condition_of(name) is not None else X[rows]
-
-
-def make(name):
-    """Return a model with random weights; those of `Standardize` stay."""
-    flow, options = MODELS[name]
-    model = FlowModel(flow(), **options)
-    model(inputs_of(name))
-    fixed = [v.numpy() for v in model.non_trainable_variables]
-    perturb(model.flow)
-    for variable, value in zip(model.non_trainable_variables, fixed):
-        variable.assign(value)
-    return model
 
 
 def assert_same(loaded, model, name):
@@ -169,24 +85,25 @@ def elsewhere(tmp_path_factory):
     models = {name: make(name) for name in MODELS}
     for name, model in models.items():
         model.save(folder / f"{name}.keras")
-    np.savez(folder / "inputs.npz", x=X, condition=C)
     script = """
         import pathlib, sys
+        import keras
         import numpy as np
-        import keras_nf
+
+        sys.path.insert(0, "tests")
+        from models import X, condition_of
 
         folder = pathlib.Path(sys.argv[1])
-        inputs = np.load(folder / "inputs.npz")
         for path in folder.glob("*.keras"):
             model = keras.models.load_model(path)
-            condition = inputs["condition"] if path.stem.startswith("conditional") else None
+            condition = condition_of(path.stem)
             np.savez(
                 folder / f"{path.stem}.npz",
-                log_prob=model.log_prob(inputs["x"], condition),
+                log_prob=model.log_prob(X, condition),
                 sample=model.sample(3, condition, seed=1),
             )
     """
-    run_python(BASE + textwrap.dedent(script), folder)
+    run_python(script, folder)
     return models, {name: np.load(folder / f"{name}.npz") for name in MODELS}
 
 

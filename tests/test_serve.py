@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
 import re
 import runpy
 import socket
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import ENVIRONMENT, run_python
 
 import keras_nf
 
@@ -60,13 +60,9 @@ class Failing(tf.Module):
         return {"z": tf.debugging.assert_all_finite(1.0 / x, "received infinite inputs")}
 
 
-def environment():
-    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-
-
 def start(*args, **kwargs):
     command = [sys.executable, str(SCRIPT), *map(str, args)]
-    return subprocess.Popen(command, env=environment(), **kwargs)
+    return subprocess.Popen(command, env=ENVIRONMENT, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +127,11 @@ def connect(server):
         yield connection
 
 
-def exchange(connection, method, path, body=None, **kwargs):
+def exchange(connection, method, path, body=None):
     """Send a request; return the status and the object of a strict JSON answer."""
     if isinstance(body, dict | list):
         body = json.dumps(body)
-    connection.request(method, path, body, **kwargs)
+    connection.request(method, path, body)
     response = connection.getresponse()
     assert response.headers["Content-Type"] == "application/json"
 
@@ -145,9 +141,9 @@ def exchange(connection, method, path, body=None, **kwargs):
     return response.status, json.loads(response.read(), parse_constant=refuse)
 
 
-def ask(server, method, path, body=None, **kwargs):
+def ask(server, method, path, body=None):
     with connect(server) as connection:
-        return exchange(connection, method, path, body, **kwargs)
+        return exchange(connection, method, path, body)
 
 
 def predict(server, body, prefix=PLAIN):
@@ -564,13 +560,25 @@ def test_start_without_a_model(models, tmp_path, case):
     assert "\n" not in stop.value.code
 
 
+def refusal(*args):
+    """Return the exit code of a server that does not start, and what it says."""
+    process = start(*args, stderr=subprocess.PIPE, text=True)
+    _, errors = process.communicate(timeout=120.0)
+    assert "Traceback" not in errors
+    return process.returncode, errors
+
+
 def test_start_without_a_model_in_a_process(models, tmp_path):
     path, words = no_variables(models, tmp_path)
-    process = start(path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    _, errors = process.communicate(timeout=60.0)
-    assert process.returncode == 1
+    code, errors = refusal(path)
+    assert code == 1
     assert words in errors.splitlines()[-1]
-    assert "Traceback" not in errors
+
+
+def test_start_at_a_port_in_use(models, server):
+    code, errors = refusal(models, "--port", server[0])
+    assert code in (1, 3)  # depending on the version of uvicorn
+    assert f"('127.0.0.1', {server[0]}): address already in use" in errors
 
 
 @pytest.mark.parametrize(
@@ -584,11 +592,11 @@ def test_start_with_a_bad_option(models, option, capsys):
     assert option.split("=")[0] in capsys.readouterr().err
 
 
-def test_the_server_needs_tensorflow_alone():
-    script = (
-        f"import runpy, sys; runpy.run_path({str(SCRIPT)!r}); "
-        "print([name for name in ('keras_nf', 'tensorflow_probability') if name in sys.modules])"
-    )
-    command = [sys.executable, "-c", script]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+def test_the_server_needs_tensorflow_alone(models):
+    script = """
+        import runpy, sys
+        sys.modules.update(dict.fromkeys(["keras", "keras_nf", "tensorflow_probability"]))
+        serve = runpy.run_path(sys.argv[1])
+        serve["load"](serve["Path"](sys.argv[2]))
+    """
+    run_python(script, SCRIPT, models)
