@@ -20,7 +20,8 @@ def _wave(z):
 def u1(z: Any) -> Any:
     """Energy of two halves of a ring, of density proportional to exp(-U).
 
-    U(z) = 1/2 ((|z| - 2) / 0.4)^2 - ln(e^(-1/2 ((z_1 - 2) / 0.6)^2) + e^(-1/2 ((z_1 + 2) / 0.6)^2)).
+    U(z) = 1/2 ((|z| - 2) / 0.4)^2
+           - ln(e^(-1/2 ((z_1 - 2) / 0.6)^2) + e^(-1/2 ((z_1 + 2) / 0.6)^2)).
     Its integral over the plane is Z = e^1.87750.
 
     Args:

@@ -84,12 +84,12 @@ shape `(rows,)`, in nats |
 def _endpoints(model):
     """Return the function and the input signature of each endpoint, by name."""
     flow = model.flow
-    size, dtype = flow.event_size, flow.dtype
+    event_shape = model.distribution.event_shape
     condition = model._condition_spec()
     conditions = [] if condition is None else [tf.TensorSpec(**condition, name="condition")]
 
     def events(name):
-        return [tf.TensorSpec((None, size), dtype, name=name), *conditions]
+        return [tf.TensorSpec((None, *event_shape), flow.dtype, name=name), *conditions]
 
     draws = [
         tf.TensorSpec((), tf.int32, name="n"),

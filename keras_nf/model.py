@@ -63,7 +63,9 @@ class FlowModel(keras.Model):
       base: distribution of z: `"normal"` (standard normal), `"uniform"` (on [0, 1]),
         `"logistic"` (standard logistic), or a function of `event_size` that returns a
         `tfd.Distribution` with event shape `(event_size,)`. Register the function with
-        `keras.saving.register_keras_serializable` so that the model can be saved.
+        `keras.saving.register_keras_serializable` so that the model can be saved. With an event
+        shape `(..., event_size)` an event has more axes, and the flow, which acts on the last, maps
+        each position by itself; without, positions are events of their own.
       encoder: layer or model from the condition to a tensor of shape `(batch, condition_size)`;
         with `None` the flow takes the condition as it is.
       **kwargs: `name`, `dtype` (the flow's unless given) and `trainable`, as for any Keras model.
@@ -256,10 +258,10 @@ class FlowModel(keras.Model):
             zeros = tf.zeros((size,), self.flow.dtype)
             return self.flow(tfd.Independent(_BASES[self.base](zeros), 1))
         base = self.base(size)
-        if not isinstance(base, tfd.Distribution) or base.event_shape != (size,):
+        if not isinstance(base, tfd.Distribution) or base.event_shape[-1:] != (size,):
             raise ValueError(
-                f"The base function must return a tfd.Distribution with event shape ({size},). "
-                f"Received: {base!r}."
+                f"The base function must return a tfd.Distribution with event shape ({size},), or "
+                f"more axes before that one. Received: {base!r}."
             )
         return self.flow(base)
 
@@ -431,9 +433,8 @@ class FlowModel(keras.Model):
 
     def _input_signature(self):
         """What `call` takes, for a model that was built but perhaps never called."""
-        x = keras.InputSpec(
-            shape=(None, self._known_event_size()), dtype=self.variable_dtype, name="x"
-        )
+        event_shape = self.distribution.event_shape
+        x = keras.InputSpec(shape=(None, *event_shape), dtype=self.variable_dtype, name="x")
         condition = self._condition_spec()
         if condition is None:
             return [x]
@@ -441,9 +442,8 @@ class FlowModel(keras.Model):
 
     def _condition_spec(self):
         """Return shape and dtype of a condition, or `None` if the model has none."""
-        if self.encoder is None:
-            size = self.flow.condition_size
-            return None if size is None else {"shape": (None, size), "dtype": self.variable_dtype}
+        if self.flow.condition_size is None:
+            return None
         shape = self._condition_shape
         if not all(size is None or isinstance(size, int) for size in shape):
             raise ValueError(

@@ -171,8 +171,9 @@ class VariationalModel(FlowModel):
         log_p = tf.convert_to_tensor(self.target_log_prob(x))
         if log_p.shape.rank != 1:
             raise ValueError(
-                "`target_log_prob` must return a number for each draw, of shape (batch,). Received: "
-                f"shape {tuple(log_p.shape)} for draws of shape (batch, {self.flow.event_size})."
+                "`target_log_prob` must return a number for each draw, of shape (batch,). "
+                f"Received: shape {tuple(log_p.shape)} for draws of shape (batch, "
+                f"{self.flow.event_size})."
             )
         return log_q, tf.cast(log_p, log_q.dtype)
 

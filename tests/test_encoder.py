@@ -191,12 +191,12 @@ def test_condition_is_missing(call):
         "fit": lambda: model.fit(X, verbose=0),
         "predict": lambda: model.predict(X, verbose=0),
     }[call]
-    with pytest.raises(ValueError, match="has an encoder, .* no condition was given"):
+    with pytest.raises(ValueError, match=r"has an encoder, .* no condition was given"):
         run()
 
 
 def test_flow_without_a_condition():
-    with pytest.raises(ValueError, match="No part of .* uses a condition"):
+    with pytest.raises(ValueError, match=r"No part of .* uses a condition"):
         FlowModel(keras_nf.planar_flow(EVENT), encoder=dense())
 
 

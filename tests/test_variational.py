@@ -332,7 +332,7 @@ class TestFiles:
         )
 
     def test_unregistered_target(self, tmp_path):
-        with pytest.raises(ValueError, match="target_log_prob .* is not registered"):
+        with pytest.raises(ValueError, match=r"target_log_prob .* is not registered"):
             model_of(target=lambda x: gaussian(x)).save(tmp_path / "model.keras")
 
 
@@ -342,7 +342,7 @@ class TestErrors:
             VariationalModel(affine(), 3.0)
 
     def test_event_size_is_unknown(self):
-        with pytest.raises(ValueError, match="event size .* is not known"):
+        with pytest.raises(ValueError, match=r"event size .* is not known"):
             VariationalModel(keras_nf.Scaling(), gaussian)
 
     @pytest.mark.parametrize("name", ["x", "y", "validation_data", "sample_weight"])
