@@ -1,0 +1,204 @@
+"""Variational autoencoder of binarized MNIST, with or without a flow in its posterior.
+
+    python examples/vae.py --posterior iaf --out vae_iaf
+
+The encoder gives a diagonal Gaussian and a vector h; a flow, conditioned on h, bends the Gaussian
+into the approximate posterior. `--posterior diagonal` leaves the flow out. Trains on 50,000 images,
+watches 10,000, then prints for the test images -ELBO and the importance-weighted estimate of
+-log p(x), in nats. Writes `reconstructions.png`, `samples.png`, `log.csv` and `vae.weights.h5`.
+
+References:
+  Danilo Jimenez Rezende, Shakir Mohamed. Variational Inference with Normalizing Flows. 2015.
+  arXiv:1505.05770
+  Diederik P. Kingma and others. Improving Variational Inference with Inverse Autoregressive Flow.
+  2016. arXiv:1606.04934
+  Rianne van den Berg, Leonard Hasenclever, Jakub M. Tomczak, Max Welling. Sylvester Normalizing
+  Flows for Variational Inference. 2018. arXiv:1803.05649. With a convolutional network and 2,000
+  epochs they report a -ELBO of 86.55 without a flow, 86.06 with planar flows, 84.20 with IAF.
+"""
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib as mpl
+import numpy as np
+from keras import layers, ops
+
+import keras_nf
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+FLOWS = {
+    "diagonal": lambda size, steps: keras_nf.Chain([]),
+    "planar": lambda size, steps: keras_nf.planar_flow(size, layers=steps, amortized=True),
+    "iaf": lambda size, steps: keras_nf.iaf(size, layers=steps, hidden_units=(320,)),
+}
+STEPS = {"diagonal": 0, "planar": 16, "iaf": 4}
+
+
+class Binarize(layers.Layer):
+    """Draw pixels of 0 or 1 from grey levels, anew in every call; a 0 or 1 stays what it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, x):
+        uniform = keras.random.uniform(ops.shape(x), seed=self.seed_generator)
+        return ops.cast(uniform < x, x.dtype)
+
+
+class DiagonalGaussian(layers.Layer):
+    """Draw z ~ N(mean, exp(log_scale)²); return z and its log-density."""
+
+    def __init__(self):
+        super().__init__()
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, mean, log_scale):
+        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        log_density = log_normal(noise) - ops.sum(log_scale, axis=-1)
+        return mean + ops.exp(log_scale) * noise, log_density
+
+
+class VAE(keras.Model):
+    """Functional model with outputs `log_likelihood` and `kl`, trained by the bound they make."""
+
+    warm_up_steps = 0
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        kl_weight = 1.0
+        if training and self.warm_up_steps:
+            step = ops.cast(self.optimizer.iterations, "float32")
+            kl_weight = ops.minimum(1.0, (step + 1.0) / self.warm_up_steps)
+        return ops.mean(kl_weight * y_pred["kl"] - y_pred["log_likelihood"])
+
+
+def log_normal(z):
+    return -0.5 * ops.sum(z**2 + math.log(2.0 * math.pi), axis=-1)
+
+
+def make_encoder(pixels, latent_size, hidden_units):
+    x = keras.Input((pixels,))
+    h = x
+    for units in hidden_units:
+        h = layers.Dense(units, activation="relu")(h)
+    mean = layers.Dense(latent_size)(h)
+    log_scale = layers.Dense(latent_size)(h)
+    return keras.Model(x, [mean, log_scale, h], name="encoder")
+
+
+def make_decoder(pixels, latent_size, hidden_units):
+    z = keras.Input((latent_size,))
+    h = z
+    for units in reversed(hidden_units):
+        h = layers.Dense(units, activation="relu")(h)
+    return keras.Model(z, layers.Dense(pixels)(h), name="decoder")
+
+
+def make_vae(pixels, posterior, steps, latent_size=40, hidden_units=(300, 200)):
+    """Return the model, the decoder, and a model that draws z given the pixels."""
+    encoder = make_encoder(pixels, latent_size, hidden_units)
+    decoder = make_decoder(pixels, latent_size, hidden_units)
+    flow = FLOWS[posterior](latent_size, steps)
+
+    grey = keras.Input((pixels,))
+    x = Binarize()(grey)
+    mean, log_scale, h = encoder(x)
+    z0, log_q0 = DiagonalGaussian()(mean, log_scale)
+    z, log_det = flow(z0, condition=h, return_log_det=True)
+    logits = decoder(z)
+    log_likelihood = ops.sum(x * logits - ops.softplus(logits), axis=-1)
+    kl = (log_q0 - log_det) - log_normal(z)  # of a single draw
+    vae = VAE(grey, {"log_likelihood": log_likelihood, "kl": kl})
+    return vae, decoder, keras.Model(grey, z)
+
+
+def bounds(vae, x, samples):
+    """Return the mean ELBO and the mean importance-weighted log p(x) of as many draws."""
+    total, log_sum = np.zeros(len(x)), np.full(len(x), -np.inf)
+    for _ in range(samples):
+        terms = vae.predict(x, batch_size=1000, verbose=0)
+        log_weight = terms["log_likelihood"].astype("float64") - terms["kl"]
+        total += log_weight
+        log_sum = np.logaddexp(log_sum, log_weight)
+    return (total / samples).mean(), (log_sum - np.log(samples)).mean()
+
+
+def load(path):
+    """Return grey levels from 0 to 1 for training, 0 or 1 for the test, and the image shape."""
+    if path is None:
+        (train, _), (test, _) = keras.datasets.mnist.load_data()
+    else:
+        with np.load(path) as data:
+            train, test = data["x_train"], data["x_test"]
+    shape = train.shape[1:]
+    train, test = (x.reshape(len(x), -1).astype("float32") / 255.0 for x in (train, test))
+    uniform = np.random.default_rng(0).random(test.shape, dtype="float32")
+    return train, (uniform < test).astype("float32"), shape
+
+
+def picture(rows, shape, path):
+    """Write rows of images as one picture."""
+    grid = [np.concatenate([image.reshape(shape) for image in row], axis=1) for row in rows]
+    plt.imsave(path, np.kron(np.concatenate(grid), np.ones((2, 2))), cmap="gray_r", vmin=0, vmax=1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--posterior", choices=FLOWS, default="iaf")
+    parser.add_argument("--layers", type=int, help="steps of the flow (planar 16, iaf 4)")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--importance-samples", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, help="npz file with x_train, x_test; default: MNIST")
+    parser.add_argument("--out", type=Path, default=Path("vae"), help="folder to write")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    steps = STEPS[options.posterior] if options.layers is None else options.layers
+
+    keras.utils.set_random_seed(options.seed)
+    train, test, shape = load(options.data)
+    vae, decoder, posterior = make_vae(train.shape[1], options.posterior, steps)
+    validation = len(train) // 6
+    updates = options.epochs * math.ceil((len(train) - validation) / options.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, updates)
+    vae.warm_up_steps = updates // 40
+    vae.compile(keras.optimizers.Adam(rate))
+    start = time.perf_counter()
+    vae.fit(
+        train[validation:],
+        validation_data=(train[:validation],),
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        callbacks=[keras.callbacks.CSVLogger(options.out / "log.csv")],
+        verbose=2,
+    )
+    minutes = (time.perf_counter() - start) / 60.0
+    vae.save_weights(options.out / "vae.weights.h5")
+
+    some = test[:12]
+    z = keras.random.normal((8 * 12, decoder.input_shape[-1]), seed=options.seed)
+    reconstructions, samples = (
+        ops.convert_to_numpy(ops.sigmoid(decoder(z))) for z in (posterior(some), z)
+    )
+    picture([some, reconstructions], shape, options.out / "reconstructions.png")
+    picture(samples.reshape(8, 12, -1), shape, options.out / "samples.png")
+
+    elbo, log_prob = bounds(vae, test, options.importance_samples)
+    parameters = sum(math.prod(weight.shape) for weight in vae.trainable_weights)
+    print(f"{options.posterior}, {steps} steps of the flow, {parameters:,} parameters")
+    print(f"-ELBO {-elbo:.2f}, -log p(x) {-log_prob:.2f} nats per test image")
+    print(f"{options.importance_samples} draws each, {minutes:.1f} minutes of training")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The example autoencoder: its bound, its gradients, its graph, its command line."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cases import perturb
+from processes import ENVIRONMENT
+
+import keras_nf
+
+pytest.importorskip("matplotlib")
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "vae.py"
+PIXELS = 64
+SIZES = {"latent_size": 4, "hidden_units": (16, 8)}
+STEPS = {"diagonal": 0, "planar": 3, "iaf": 2}
+X = np.random.default_rng(0).random((6, PIXELS), dtype="float32").round()
+FLOWS = pytest.mark.parametrize("posterior", ["planar", "iaf"])
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("vae_example", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make(example, posterior):
+    keras.utils.set_random_seed(0)
+    vae, _, _ = example.make_vae(PIXELS, posterior, STEPS[posterior], **SIZES)
+    return vae
+
+
+def flow_of(vae):
+    (flow,) = (layer for layer in vae.layers if isinstance(layer, keras_nf.Flow))
+    return flow
+
+
+def around_the_flow(vae):
+    """Model of what enters the flow and what leaves it, beside the outputs of the autoencoder."""
+    flow = flow_of(vae)
+    names = ("z0", "condition", "z", "log_det")
+    return keras.Model(vae.input, {**dict(zip(names, [*flow.input, *flow.output])), **vae.output})
+
+
+def log_normal(z):
+    return -0.5 * (z**2 + np.log(2.0 * np.pi)).sum(axis=-1)
+
+
+def test_kl_without_a_flow_is_the_closed_form(example):
+    vae = make(example, "diagonal")
+    mean, log_scale, _ = (np.asarray(part) for part in vae.get_layer("encoder")(X))
+    closed = 0.5 * (mean**2 + np.exp(2.0 * log_scale) - 1.0 - 2.0 * log_scale).sum(axis=-1)
+    draws = 4000
+    terms = vae.predict(np.repeat(X, draws, axis=0), batch_size=4000, verbose=0)
+    kl = terms["kl"].reshape(len(X), draws)
+    error = kl.std(axis=1) / np.sqrt(draws)
+    np.testing.assert_array_less(np.abs(kl.mean(axis=1) - closed), 5.0 * error)
+
+
+@pytest.mark.parametrize("posterior", STEPS)
+def test_terms_are_the_log_densities_of_the_draw(example, posterior):
+    vae = make(example, posterior)
+    perturb(flow_of(vae))
+    mean, log_scale, _ = (np.asarray(part) for part in vae.get_layer("encoder")(X))
+    terms = around_the_flow(vae).predict(X, verbose=0)
+    noise = (terms["z0"] - mean) / np.exp(log_scale)
+    log_q = log_normal(noise) - log_scale.sum(axis=-1) - terms["log_det"]
+    np.testing.assert_allclose(terms["kl"], log_q - log_normal(terms["z"]), rtol=1e-4, atol=1e-4)
+    logits = np.asarray(vae.get_layer("decoder")(terms["z"]), "float64")
+    # Of p = 1 / (1 + exp(-l)) where the pixel is set, of 1 - p where it is not.
+    log_likelihood = -np.logaddexp(0.0, np.where(X == 1.0, -logits, logits)).sum(axis=-1)
+    np.testing.assert_allclose(terms["log_likelihood"], log_likelihood, rtol=1e-4)
+
+
+@pytest.mark.parametrize("posterior", STEPS)
+def test_graph_and_eager_flow_agree(example, posterior):
+    vae = make(example, posterior)
+    flow = perturb(flow_of(vae))
+    terms = around_the_flow(vae).predict(X, verbose=0)
+    z, log_det = flow(terms["z0"], condition=terms["condition"], return_log_det=True)
+    np.testing.assert_allclose(terms["z"], z, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(terms["log_det"], log_det, rtol=1e-5, atol=1e-5)
+    assert np.any(terms["log_det"]) == (posterior != "diagonal")
+
+
+@FLOWS
+def test_gradients_reach_encoder_and_flow(example, posterior):
+    vae = make(example, posterior)
+    flow = perturb(flow_of(vae))
+    weights = vae.get_layer("encoder").trainable_weights + flow.trainable_weights
+    with tf.GradientTape() as tape:
+        loss = vae.compute_loss(X, y_pred=vae(X))
+    for weight, gradient in zip(weights, tape.gradient(loss, [w.value for w in weights])):
+        assert gradient is not None, weight.path
+        gradient = np.asarray(gradient)
+        assert np.all(np.isfinite(gradient)), weight.path
+        assert np.any(gradient), weight.path
+
+
+def test_importance_weighting_of_an_exact_posterior(example):
+    """With weights that do not vary, both estimates are the number itself."""
+
+    class Constant:
+        def predict(self, x, **kwargs):
+            return {"log_likelihood": np.full(len(x), -2000.0), "kl": np.full(len(x), 25.0)}
+
+    assert example.bounds(Constant(), X, samples=3) == pytest.approx((-2025.0, -2025.0))
+
+
+def test_binarization_is_fresh_and_keeps_binary_pixels(example):
+    binarize = example.Binarize()
+    np.testing.assert_array_equal(binarize(X), X)
+    grey = np.full((2000, 2), [0.2, 0.7], "float32")
+    first, second = (np.asarray(binarize(grey)) for _ in range(2))
+    assert np.any(first != second)
+    np.testing.assert_array_equal(np.unique(first), [0.0, 1.0])
+    np.testing.assert_allclose(first.mean(axis=0), grey[0], atol=0.06)
+
+
+@pytest.mark.parametrize(("posterior", "jit_compile"), [("planar", False), ("iaf", True)])
+def test_same_seed_same_losses(example, posterior, jit_compile):
+    grey = np.random.default_rng(1).random((40, PIXELS), dtype="float32")
+
+    def losses():
+        vae = make(example, posterior)
+        vae.warm_up_steps = 4
+        vae.compile("adam", jit_compile=jit_compile)
+        return vae.fit(grey, batch_size=10, epochs=2, verbose=0).history["loss"]
+
+    first = losses()
+    assert np.all(np.isfinite(first))
+    assert first == losses()
+
+
+def test_command_writes_the_pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    images = {"x_train": (60, 8, 8), "x_test": (20, 8, 8)}
+    images = {name: rng.integers(256, size=s).astype("uint8") for name, s in images.items()}
+    np.savez(tmp_path / "images.npz", **images)
+    options = {
+        "--posterior": "planar",
+        "--layers": 2,
+        "--epochs": 1,
+        "--batch-size": 10,
+        "--importance-samples": 2,
+        "--data": tmp_path / "images.npz",
+        "--out": tmp_path / "out",
+    }
+    arguments = [str(word) for option in options.items() for word in option]
+    result = subprocess.run(
+        [sys.executable, SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**ENVIRONMENT, "PYTHONPATH": str(SCRIPT.parents[1])},
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^-ELBO \d+\.\d\d, -log p\(x\) \d+\.\d\d nats", result.stdout, re.MULTILINE)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"log.csv", "reconstructions.png", "samples.png", "vae.weights.h5"}
+    for name in ("reconstructions.png", "samples.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
