@@ -167,7 +167,15 @@ class FlowModel(keras.Model):
         # Keras hands `training` on to the layers of the encoder.
         x, condition = _unpack(inputs)
         x = self.flow._to_tensor(x, "inputs", "event_size")
-        return self.distribution.log_prob(x, condition=self._encode(condition))
+        distribution = self.distribution
+        event_shape = distribution.event_shape
+        if not x.shape[-event_shape.rank : -1].is_compatible_with(event_shape[:-1]):
+            raise ValueError(
+                f"Expected data of shape {self._batch_shape()}, as the base function has it. "
+                f"Received: shape {tuple(x.shape)}. Pass whole events, or give the base event "
+                f"shape ({self.flow.event_size},), which makes an event of each position."
+            )
+        return distribution.log_prob(x, condition=self._encode(condition))
 
     def _encode(self, condition):
         """Return what the flow sees of a condition, a tensor, or `None` if there is none."""
@@ -191,7 +199,7 @@ class FlowModel(keras.Model):
         if condition is not None and not self.flow.uses_condition:
             raise ValueError(
                 f"No part of {self.flow._title} uses a condition, but one was given. Leave it out, "
-                "or use flows with networks (couplings, autoregressive flows)."
+                "or use couplings, autoregressive flows, or Planar(amortized=True)."
             )
 
     def _check_arrays(self, inputs):
@@ -241,6 +249,9 @@ class FlowModel(keras.Model):
         with self.distribute_strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
+
+    def _batch_shape(self):
+        return f"(batch, {', '.join(map(str, self.distribution.event_shape))})"
 
     def _known_event_size(self):
         if self.flow.event_size is None:
@@ -459,8 +470,9 @@ class FlowModel(keras.Model):
             raise ValueError(_NO_TARGETS)
         if y_pred.shape.rank == 0:
             raise ValueError(
-                "Expected batches of shape (batch, event_size). Received: a single event of shape "
-                f"{tuple(_unpack(x)[0].shape)}. Add an axis for the event, or batch the dataset."
+                f"Expected batches of shape {self._batch_shape()}. Received: a single event of "
+                f"shape {tuple(_unpack(x)[0].shape)}. Add an axis for the event, or batch the "
+                "dataset."
             )
         return super().compute_loss(x, y_pred, y_pred, sample_weight, training)
 

@@ -131,7 +131,7 @@ def test_single_column_without_an_axis_for_a_model_that_is_built(name):
 
 def test_dataset_that_is_not_batched():
     rows = tf.data.Dataset.from_tensor_slices(X)
-    with refused("Expected batches of shape (batch, event_size)", "Received", "batch the dataset"):
+    with refused("Expected batches of shape (batch, 3)", "Received", "batch the dataset"):
         fit(fresh_model(), rows)
 
 
@@ -390,7 +390,7 @@ def test_scalar_condition():
 @pytest.mark.parametrize("name", ["log-prob", "sample", "fit"])
 def test_condition_for_a_model_that_uses_none(name):
     flow = built(keras_nf.planar_flow(EVENT, layers=2))
-    with refused("No part of Chain", "uses a condition", "Leave it out", "flows with networks"):
+    with refused("No part of Chain", "uses a condition", "Leave it out", "use couplings"):
         CONDITIONED[name](flow, C)
 
 

@@ -93,9 +93,12 @@ def test_layer_in_a_graph_maps_each_position(axes):
     np.testing.assert_allclose(np.reshape(log_det, -1), flat[1], **CLOSE)
 
 
-def test_data_of_another_number_of_positions():
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="shape"):
-        model_of().log_prob(X[:, :3])
+@pytest.mark.parametrize("x", [X[:, :3], X[:, 0], X[0, :4]], ids=["fewer", "one", "no batch"])
+@pytest.mark.parametrize("call", ["log_prob", "fit", "predict"])
+def test_data_of_other_positions(call, x):
+    options = {} if call == "log_prob" else {"verbose": 0}
+    with pytest.raises(ValueError, match=r"of shape \(batch, 5, 3\)"):
+        getattr(model_of(), call)(x, **options)
 
 
 def test_condition_without_positions():
