@@ -155,7 +155,7 @@ CASES = [
             conditional=True,
             condition_size=2,
         )
-        for event_size in (2, 3)
+        for event_size in (1, 2, 3)
     ),
     couple(
         "additive-half", "AdditiveCoupling", flow=of(Additive, **SMALL), event_size=2, kept=(0,)

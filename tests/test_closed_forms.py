@@ -186,6 +186,8 @@ def test_planar_is_that_of_the_paper(seed):
     u_hat = u + (-1.0 + np.log1p(np.exp(w @ u)) - w @ u) * w / (w @ w)
     h = np.tanh(z @ w + b)
     psi = (1.0 - h**2)[:, None] * w
+    # Here m(0) = 0, so that u is less by what the paper needs for that.
+    u = u - np.log(np.e - 1.0) * w / (w @ w)
     x, log_det = planar_with(w, u, b, "float64").forward_and_log_det(z)
     np.testing.assert_allclose(x, z + u_hat * h[:, None], rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(log_det, np.log(np.abs(1.0 + psi @ u_hat)), rtol=1e-11, atol=1e-12)
@@ -204,17 +206,43 @@ SLOPES = {
 }
 
 
+def planar_u_hat(w, u, max_slope):
+    excess = np.logaddexp(0.0, w @ u + np.log(np.expm1(1.0 / max_slope)))
+    return u + (excess - 1.0 / max_slope - w @ u) * w / (w @ w)
+
+
 @pytest.mark.parametrize("activation", SLOPES)
 def test_planar_of_every_activation(activation):
     h, slope, max_slope = SLOPES[activation]
     rng = np.random.default_rng(0)
     w, u, b, z = rng.normal(size=3), rng.normal(size=3), 0.3, rng.normal(size=(9, 3))
-    u_hat = u + (np.log1p(np.exp(w @ u)) - 1.0 / max_slope - w @ u) * w / (w @ w)
+    u_hat = planar_u_hat(w, u, max_slope)
     v = z @ w + b
     x, log_det = planar_with(w, u, b, "float64", activation).forward_and_log_det(z)
     np.testing.assert_allclose(x, z + u_hat * h(v)[:, None], rtol=1e-12, atol=1e-12)
     expected = np.log(np.abs(1.0 + slope(v) * (w @ u_hat)))
     np.testing.assert_allclose(log_det, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+def test_planar_of_no_u_is_the_identity(activation):
+    z = np.random.default_rng(0).normal(size=(9, 3))
+    flow = planar_with(np.array([1.0, -2.0, 0.5]), np.zeros(3), 0.3, "float64", activation)
+    x, log_det = flow.forward_and_log_det(z)
+    np.testing.assert_allclose(x, z, rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(log_det, 0.0, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", SLOPES)
+def test_planar_of_one_component_has_no_pole(activation):
+    # A network that gives the weights takes w through 0: the map tends to a shift by m'(0) u h(b).
+    h, _, max_slope = SLOPES[activation]
+    z, u, b = np.random.default_rng(0).normal(size=(9, 1)), np.array([1.5]), 0.7
+    shift = -np.expm1(-1.0 / max_slope) * u * h(b)
+    for w in (-1e-6, -1e-7, 1e-7, 1e-6):
+        x, log_det = planar_with(np.array([w]), u, b, "float64", activation).forward_and_log_det(z)
+        np.testing.assert_allclose(x, z + shift, atol=1e-5)
+        np.testing.assert_allclose(log_det, 0.0, atol=1e-5)
 
 
 # Length of w, w^T u / |w| and b, at which the map is nearly flat, steep, far away, or nearly
@@ -247,7 +275,7 @@ def test_planar_inverse_under_extreme_weights(extreme, activation, dtype):
     # and those of u, from which u_hat is computed.
     size = np.max(np.abs(np.concatenate([y, x], axis=-1)), axis=-1)
     size = np.maximum(size, np.linalg.norm(u)) + abs(b / length)
-    u_hat = u + (np.logaddexp(0.0, w @ u) - 1.0 / SLOPES[activation][2] - w @ u) * w / (w @ w)
+    u_hat = planar_u_hat(w, u, SLOPES[activation][2])
     stretch = 1.0 + (np.linalg.norm(u_hat) + np.linalg.norm(u)) * length * SLOPES[activation][2]
     error = np.max(np.abs(flow.forward(x) - y), axis=-1)
     assert np.max(error / size) < 8 * stretch * EPSILON[dtype]

@@ -87,10 +87,11 @@ class Planar(Flow):
     """Planar flow.
 
     x = z + u_hat h(w^T z + b), with log|det dx/dz| = log|1 + w^T u_hat h'(w^T z + b)|. The weights
-    are w, u and b; u_hat = u + (m(w^T u) - w^T u) w / |w|^2 with m(a) = softplus(a) - 1 / max h'
-    keeps w^T u_hat > -1 / max h' (appendix A.1 of the paper, where h = tanh and max h' = 1), so
-    that the map is invertible. `layers` of these follow one another; their products with the
-    event are formed together.
+    are w, u and b; u_hat = u + (m(w^T u) - w^T u) w / |w|^2, m(a) = softplus(a + c) - 1 / max h',
+    keeps w^T u_hat > -1 / max h', so that the map is invertible. The constant c makes m(0) = 0:
+    the fold of u = 0 is the identity, and u_hat has no pole at w = 0. In appendix A.1 of the
+    paper, where h = tanh and max h' = 1, c is 0, which gives the same maps by other u.
+    `layers` of these follow one another; their products with the event are formed together.
 
     With `amortized=True` each event has weights of its own, an affine function of its condition
     (section 4.2 of the paper, where the condition is the last hidden layer of an encoder).
@@ -175,14 +176,8 @@ class Planar(Flow):
             w = direction(shape, dtype=dtype)
             return w * ops.sqrt(self.event_size / ops.sum(w**2, axis=1, keepdims=True))
 
-        def initial_u(shape, dtype=None):
-            # m(a) = 0 at this a, so that u_hat = 0 but for the noise.
-            a = np.log(np.expm1(1.0 / self._max_slope))
-            w = initial_w(shape, dtype=dtype)
-            return a * w / ops.sum(w**2, axis=1, keepdims=True) + noise(shape, dtype=dtype)
-
         self.w = self.add_weight(shape=shape, initializer=initial_w, name="w")
-        self.u = self.add_weight(shape=shape, initializer=initial_u, name="u")
+        self.u = self.add_weight(shape=shape, initializer=noise, name="u")
         self.b = self.add_weight(shape=shape[:1], initializer="zeros", name="b")
         if self.amortized:
             units = self.layers * (2 * self.event_size + 1)
@@ -207,12 +202,13 @@ class Planar(Flow):
         return w + on_w, u + on_u, b + effects[2]
 
     def _directions(self, condition):
-        """Return w, u_hat, b and softplus(w^T u) = w^T u_hat + 1 / max h' of every layer."""
+        """Return w, u_hat, b and softplus(w^T u + c) = w^T u_hat + 1 / max h' of every layer."""
         w, u, b = self._weights(condition)
         projection = ops.sum(w * u, axis=1)
         # A smaller excess changes nothing but the width of the inverse's bracket.
         excess = ops.maximum(
-            ops.softplus(projection), float(np.finfo(self.variable_dtype).eps) ** 2
+            ops.softplus(projection + np.log(np.expm1(1.0 / self._max_slope))),
+            float(np.finfo(self.variable_dtype).eps) ** 2,
         )
         # Only w = 0, where every u_hat is allowed, needs the guard.
         norm = ops.maximum(ops.sum(w**2, axis=1), float(np.finfo(self.variable_dtype).tiny))
