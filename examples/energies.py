@@ -2,7 +2,7 @@
 
 Fits a flow to exp(-U) by its own draws, without data, and prints the bound E[-U - ln q] <= ln Z
 beside ln Z, in nats. Writes the densities and their fits to `energies.png` in the folder given by
-`--output`.
+`--out`.
 
     python examples/energies.py --flow planar --layers 32
 
@@ -115,12 +115,12 @@ def main():
     parser.add_argument("--rate", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("energies"))
+    parser.add_argument("--out", type=Path, default=Path("energies"))
     arguments = parser.parse_args()
     keras.utils.set_random_seed(arguments.seed)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     models = {name: fit(name, arguments) for name in arguments.energies}
-    draw(models, arguments.output / "energies.png")
+    draw(models, arguments.out / "energies.png")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class FlowModel(keras.Model):
     """
 
     # Arguments that may be functions of the user's own.
-    _FUNCTIONS = ("base",)
+    _FUNCTIONS: tuple[str, ...] = ("base",)
 
     def __init__(
         self,
