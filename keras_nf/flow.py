@@ -177,6 +177,9 @@ class Flow(tfb.Bijector, keras.layers.Layer):
 
     _cache = _NoCache()
 
+    # Whether XLA shortens a step of `FlowModel.fit` by so much that it is the default on a CPU too.
+    _prefers_xla = False
+
     # `tf.Module` collects `tf.Variable`s from attributes; Keras's own lists are the truth.
     variables = keras.layers.Layer.variables
     trainable_variables = keras.layers.Layer.trainable_variables

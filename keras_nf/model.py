@@ -1,6 +1,7 @@
 """FlowModel: a density that trains with `fit`."""
 
 import itertools
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -133,12 +134,14 @@ class FlowModel(keras.Model):
         if not self.flow.built:
             self.flow.build(x_shape, condition_shape)
 
-    def compile(self, optimizer="adam", *, loss=None, **kwargs):
+    def compile(self, optimizer="adam", *, loss=None, jit_compile="auto", **kwargs):
         """Configure training: `keras.Model.compile` without a loss.
 
         Args:
           optimizer: optimizer or its name.
           loss: must stay `None`; the loss is the mean negative log-likelihood.
+          jit_compile: whether to compile with XLA; `"auto"` leaves it to Keras, which does on
+            accelerators, but compiles planar flows on a CPU too.
           **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
@@ -149,11 +152,22 @@ class FlowModel(keras.Model):
                 "FlowModel trains by maximum likelihood and takes no loss. Received: "
                 f"loss={loss!r}. Leave it out, or put the flow into a keras.Model of your own."
             )
-        super().compile(optimizer, loss=negative_log_likelihood, **kwargs)
+        super().compile(optimizer, loss=negative_log_likelihood, jit_compile=jit_compile, **kwargs)
+        prefers_xla = any(getattr(layer, "_prefers_xla", False) for layer in self._flatten_layers())
+        # The other conditions are those on which Keras chooses XLA on an accelerator.
+        undecided = jit_compile == "auto" and not self.run_eagerly
+        if prefers_xla and undecided and self._distribute_strategy is None:
+            with warnings.catch_warnings():
+                # It stays off, with a warning, where a layer or determinism forbids it.
+                warnings.simplefilter("ignore")
+                self.jit_compile = True
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        return config and {name: value for name, value in config.items() if name != "loss"}
+        if not config:
+            return config
+        del config["loss"]
+        return {**config, "jit_compile": self.jit_compile}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))

@@ -667,6 +667,45 @@ class TestCallbacks:
         np.testing.assert_allclose(history["learning_rate"], [0.1, 0.05], rtol=1e-6)
 
 
+class TestXla:
+    """Keras chooses XLA on accelerators; FlowModel chooses it for planar flows everywhere."""
+
+    @pytest.mark.parametrize(
+        ("flow", "options", "expected"),
+        [
+            (keras_nf.Planar(), {}, True),
+            (keras_nf.Chain([keras_nf.Planar(layers=2), keras_nf.Scaling()]), {}, True),
+            (keras_nf.Invert(keras_nf.Planar()), {"jit_compile": "auto"}, True),
+            (keras_nf.Planar(), {"jit_compile": False}, False),
+            (keras_nf.Planar(), {"run_eagerly": True}, False),
+            (keras_nf.Planar(validate_args=True), {}, False),
+            (keras_nf.Scaling(), {"jit_compile": True}, True),
+        ],
+        ids=["planar", "chain", "invert", "off", "eager", "unsupported", "on"],
+    )
+    @pytest.mark.filterwarnings("error")
+    def test_choice(self, flow, options, expected):
+        model = FlowModel(flow)
+        model.compile("adam", **options)
+        assert model.jit_compile is expected
+
+        loaded = FlowModel(flow)
+        loaded.compile_from_config(model.get_compile_config())
+        assert loaded.jit_compile is expected
+
+    @pytest.mark.skipif(len(tf.config.list_physical_devices()) > 1, reason="Keras chooses XLA")
+    def test_other_flows_are_left_to_keras(self):
+        model = FlowModel(maf())
+        model.compile("adam")
+        assert model.jit_compile is False
+
+    def test_distributed_training_goes_without(self):
+        with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+            model = FlowModel(keras_nf.Planar())
+            model.compile("adam")
+        assert model.jit_compile is False
+
+
 class TestSummary:
     def text(self, flow):
         lines = []
