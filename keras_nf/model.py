@@ -16,6 +16,7 @@ from keras_nf.export import export_saved_model
 from keras_nf.flow import FORMAT_VERSION, Flow, check_format
 from keras_nf.layout import portable_operations
 from keras_nf.permutation import draw_seed
+from keras_nf.pipeline import count_rows, make_batches, split_rows, splits_rows
 
 __all__ = ["FlowModel"]
 
@@ -362,14 +363,30 @@ class FlowModel(keras.Model):
 
         return compiled_sample
 
-    def fit(self, x=None, y=None, *, sample_weight=None, validation_data=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        *,
+        batch_size=None,
+        sample_weight=None,
+        shuffle=True,
+        validation_split=0.0,
+        validation_data=None,
+        validation_batch_size=None,
+        **kwargs,
+    ):
         """Train by maximum likelihood: `keras.Model.fit` without targets.
 
         Args:
           x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
           y: must stay `None`.
+          batch_size: rows in a batch of arrays, by default 32.
           sample_weight: weight of each row's -log p(x).
+          shuffle: whether to draw another order of the arrays for each epoch.
+          validation_split: fraction of the arrays, their last rows, to validate with.
           validation_data: data like `x`, or `(x, None, sample_weight)`.
+          validation_batch_size: as `batch_size`, which is its default.
           **kwargs: the other arguments of `keras.Model.fit`.
 
         Returns:
@@ -378,26 +395,56 @@ class FlowModel(keras.Model):
         Raises:
           ValueError: on targets.
         """
+        x_val, weight_val = validation_data, None
         if isinstance(validation_data, tuple):
             x_val, y_val, weight_val = (*validation_data, None, None)[:3]
             self._check_arrays(x_val)
             validation_data = (x_val, _placeholder(y_val, weight_val), weight_val)
         self._check_arrays(x)
         self._build_for(x)
+        y = _placeholder(y, sample_weight)
+        if validation_data is None and splits_rows((x, sample_weight), validation_split):
+            (x, sample_weight), (x_val, weight_val) = split_rows(
+                (x, sample_weight), validation_split
+            )
+            validation_data = (x_val, weight_val, weight_val)
+            y, validation_split = sample_weight, 0.0
+        validation_batch_size = validation_batch_size or batch_size
+        if x_val is not None and not kwargs.get("validation_steps"):
+            batches = self._batches(x_val, weight_val, validation_batch_size)
+            validation_data = validation_data if batches is None else batches
+        if not any(kwargs.get(name) for name in ("steps_per_epoch", "class_weight")):
+            batches = self._batches(x, sample_weight, batch_size, shuffle)
+            if batches is not None:
+                x, y, sample_weight, shuffle = batches, None, None, False
         return super().fit(
             x,
-            _placeholder(y, sample_weight),
+            y,
+            batch_size=batch_size,
             sample_weight=sample_weight,
+            shuffle=shuffle,
+            validation_split=validation_split,
             validation_data=validation_data,
+            validation_batch_size=validation_batch_size,
             **kwargs,
         )
 
-    def evaluate(self, x=None, y=None, *, sample_weight=None, **kwargs):
+    def _batches(self, x, sample_weight, batch_size, shuffle=False):
+        """Return arrays as a dataset of batches, or `None` if Keras has to make the batches."""
+        data = x if sample_weight is None else (x, sample_weight, sample_weight)
+        batch_size = 32 if batch_size is None else batch_size
+        whole = isinstance(batch_size, int) and batch_size > 0 and isinstance(shuffle, bool)
+        if self._distribute_strategy is not None or not whole or not count_rows(data):
+            return None
+        return make_batches(data, batch_size, shuffle)
+
+    def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
         """Return the mean of -log p(x), in nats: `keras.Model.evaluate` without targets.
 
         Args:
           x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
           y: must stay `None`.
+          batch_size: rows in a batch of arrays, by default 32.
           sample_weight: weight of each row's -log p(x).
           **kwargs: the other arguments of `keras.Model.evaluate`.
 
@@ -409,17 +456,20 @@ class FlowModel(keras.Model):
         """
         # `fit` evaluates its validation data, which has passed `fit`'s own check, with this flag.
         if not kwargs.get("_use_cached_eval_dataset"):
+            self._check_arrays(x)
             y = _placeholder(y, sample_weight)
-        self._check_arrays(x)
-        return super().evaluate(x, y, sample_weight=sample_weight, **kwargs)
+            batches = self._batches(x, sample_weight, batch_size)
+            if batches is not None and not kwargs.get("steps"):
+                x, y, sample_weight = batches, None, None
+        return super().evaluate(x, y, batch_size=batch_size, sample_weight=sample_weight, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x, batch_size=None, **kwargs):
         """Return log p(x) as an array, in batches: `keras.Model.predict`.
 
         Args:
           x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
-          *args: the other arguments of `keras.Model.predict`.
-          **kwargs: the same, by name.
+          batch_size: rows in a batch of arrays, by default 32.
+          **kwargs: the other arguments of `keras.Model.predict`.
 
         Returns:
           Array of shape `(rows,)`, in nats.
@@ -428,7 +478,8 @@ class FlowModel(keras.Model):
           ValueError: on data of a wrong shape.
         """
         self._check_arrays(x)
-        return super().predict(x, *args, **kwargs)
+        batches = None if kwargs.get("steps") else self._batches(x, None, batch_size)
+        return super().predict(x if batches is None else batches, batch_size=batch_size, **kwargs)
 
     def export(self, filepath, format="tf_saved_model", **kwargs):  # noqa: A002
         """Write the model for other runtimes: `keras.Model.export`.

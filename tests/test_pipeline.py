@@ -1,0 +1,181 @@
+"""Arrays in `fit`, `evaluate` and `predict`, as batches of a pipeline without autotuning."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_nf
+from keras_nf.pipeline import count_rows, make_batches, split_rows, splits_rows
+
+ROWS = 10
+X = np.arange(2.0 * ROWS, dtype="float32").reshape(ROWS, 2)
+W = np.linspace(0.5, 1.5, ROWS, dtype="float32")
+
+
+def rows_of(batches):
+    return np.concatenate([np.asarray(batch) for batch in batches]).tolist()
+
+
+def model_of(**options):
+    model = keras_nf.FlowModel(keras_nf.Scaling(shift=True))
+    model.compile(keras.optimizers.SGD(1e-3), **options)
+    return model
+
+
+class TestBatches:
+    @pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 2]), (5, [5, 5]), (16, [10])])
+    def test_in_order(self, batch_size, sizes):
+        batches = make_batches(X, batch_size, shuffle=False)
+        assert [len(batch) for batch in batches] == sizes
+        assert len(batches) == len(sizes)
+        for _ in range(2):
+            assert rows_of(batches) == X.tolist()
+
+    def test_shuffled_epochs_have_every_row_in_other_orders(self):
+        batches = make_batches(np.arange(100), 16, shuffle=True)
+        assert len(batches) == 7
+        first, second = rows_of(batches), rows_of(batches)
+        assert sorted(first) == sorted(second) == list(range(100))
+        assert len({tuple(first), tuple(second), tuple(range(100))}) == 3
+
+    def test_single_row(self):
+        assert rows_of(make_batches(X[:1], 4, shuffle=True)) == X[:1].tolist()
+
+    def test_every_row_comes_equally_often_at_every_place(self):
+        batches = make_batches(np.arange(4), 4, shuffle=True)
+        counts = np.zeros((4, 4))
+        for _ in range(400):
+            counts[np.arange(4), rows_of(batches)] += 1
+        # Four standard deviations.
+        np.testing.assert_allclose(counts, 100.0, atol=4.0 * np.sqrt(75.0))
+
+    def test_orders_follow_the_seed(self):
+        def orders(seed):
+            keras.utils.set_random_seed(seed)
+            batches = make_batches(np.arange(100), 16, shuffle=True)
+            return [rows_of(batches) for _ in range(3)]
+
+        assert orders(0) == orders(0)
+        assert orders(0) != orders(1)
+
+    def test_rows_stay_together(self):
+        data = ({"x": X, "condition": tf.constant(X[:, 0])}, W)
+        for inputs, weight in make_batches(data, 3, shuffle=True):
+            rows = inputs["condition"].numpy().astype(int) // 2
+            np.testing.assert_array_equal(inputs["x"], X[rows])
+            np.testing.assert_array_equal(weight, W[rows])
+
+    @pytest.mark.parametrize(
+        ("dtype", "expected"),
+        [("float64", "float32"), ("float16", "float32"), ("int64", "int64"), ("bool", "bool")],
+    )
+    def test_dtype_is_that_of_keras(self, dtype, expected):
+        assert make_batches(X.astype(dtype), 4, shuffle=False).element_spec.dtype == expected
+
+    def test_pipeline_is_not_tuned(self):
+        assert make_batches(X, 4, shuffle=True).options().autotune.enabled is False
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (X, ROWS),
+        (tf.constant(X), ROWS),
+        ((X, None), ROWS),
+        ({"x": X, "condition": X}, ROWS),
+        (X[:0], 0),
+        ((X, W[:-1]), None),
+        (np.float32(1.0), None),
+        (X.astype(object), None),
+        (X.tolist(), None),
+        (tf.data.Dataset.from_tensors(X), None),
+        (None, None),
+    ],
+)
+def test_count_rows(data, rows):
+    assert count_rows(data) == rows
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(0.0, False), (0.05, True), (0.3, True), (0.95, False), (1.0, False)]
+)
+def test_splits_rows(fraction, expected):
+    assert splits_rows((X, None), fraction) is expected
+
+
+def test_last_rows_are_split_off():
+    (x, w), (x_val, w_val) = split_rows((X, None), 0.25)
+    np.testing.assert_array_equal(x, X[:7])
+    np.testing.assert_array_equal(x_val, X[7:])
+    assert (w, w_val) == (None, None)
+
+
+class TestFit:
+    """Against Keras's own pipeline, by way of datasets."""
+
+    @pytest.mark.parametrize("weight", [None, W], ids=["unweighted", "weighted"])
+    @pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}], ids=["one", "two"])
+    def test_arrays_are_as_datasets(self, weight, options):
+        def dataset(rows):
+            data = X[rows] if weight is None else (X[rows], weight[rows], weight[rows])
+            return tf.data.Dataset.from_tensor_slices(data).batch(3)
+
+        ours, expected = model_of(**options), model_of(**options)
+        ours.fit(
+            X,
+            sample_weight=weight,
+            batch_size=3,
+            validation_split=0.3,
+            epochs=3,
+            shuffle=False,
+            verbose=0,
+        )
+        expected.fit(
+            dataset(slice(7)), validation_data=dataset(slice(7, None)), epochs=3, verbose=0
+        )
+        assert ours.history.history.keys() == {"loss", "val_loss"}
+        assert ours.history.history == expected.history.history
+        assert ours.history.params == expected.history.params
+        whole = dataset(slice(None))
+        assert ours.evaluate(X, batch_size=3, sample_weight=weight, verbose=0) == expected.evaluate(
+            whole, verbose=0
+        )
+        np.testing.assert_array_equal(
+            ours.predict(X, batch_size=3, verbose=0), expected.predict(whole, verbose=0)
+        )
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"steps_per_epoch": 2, "batch_size": 5},
+            {"shuffle": "batch", "batch_size": 5},
+            {"validation_data": (X, None, W), "validation_batch_size": 4},
+            {"validation_data": X, "validation_steps": 2},
+        ],
+        ids=["steps", "shuffle", "validation", "validation-steps"],
+    )
+    def test_other_options_of_keras(self, options):
+        model = model_of()
+        history = model.fit(X, epochs=2, verbose=0, **options).history
+        assert np.isfinite(history["loss"]).all()
+        assert ("val_loss" in history) == ("validation_data" in options)
+
+    @pytest.mark.parametrize("fraction", [0.99, -0.5, 1.5])
+    def test_useless_split_is_refused_by_keras(self, fraction):
+        with pytest.raises(ValueError, match="validation_split"):
+            model_of().fit(X, validation_split=fraction, verbose=0)
+
+    def test_seed_fixes_the_weights(self):
+        def weights():
+            keras.utils.set_random_seed(0)
+            model = model_of()
+            model.fit(X, batch_size=3, epochs=3, verbose=0)
+            return model.get_weights()
+
+        for a, b in zip(weights(), weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.filterwarnings("error")
+    def test_no_warning(self):
+        model_of().fit(X, validation_split=0.2, verbose=0)
