@@ -74,7 +74,7 @@ ROWS = [
         "distribution.py",
         "datasets.py",
     ],
-    ["networks/masks.py", "networks/masked.py", "flow.py"],
+    ["networks/masks.py", "networks/masked.py", "flow.py", "pipeline.py"],
     ["networks/mlp.py", "export.py"],
     ["networks/made.py", "networks/sequential.py"],
     ["flows/*.py"],
