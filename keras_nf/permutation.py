@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 
@@ -67,6 +68,6 @@ def permute(x, indices):
         def gradient(upstream):
             return permute(upstream, inverse)
 
-        return ops.take(x, indices, axis=0), gradient
+        return tf.gather(x, indices), gradient
 
     return gather(x)

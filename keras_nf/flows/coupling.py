@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_nf.elementwise import Affine, Shift, sum_log_derivatives
@@ -95,7 +96,8 @@ class Coupling(Flow):
 
     def _apply(self, map_rest, x, condition):
         x, restore = feature_major(x)
-        kept, rest = ops.split(permute(x, self._order), [self._kept_size])
+        sizes = [self._kept_size, self.event_size - self._kept_size]
+        kept, rest = tf.split(permute(x, self._order), sizes)
         inputs = kept
         if condition is not None:
             inputs = ops.concatenate([kept, feature_major(condition)[0]])

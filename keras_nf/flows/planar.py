@@ -195,7 +195,7 @@ class Planar(Flow):
         kernel = ops.cast(ops.transpose(self.kernel.value), self.compute_dtype)
         effect = ops.matmul(kernel, ops.cast(feature_major(condition)[0], self.compute_dtype))
         size = self.layers * self.event_size
-        effects = ops.split(ops.cast(effect, self.variable_dtype), [size, 2 * size])
+        effects = tf.split(ops.cast(effect, self.variable_dtype), [size, size, self.layers])
         # The last axis of the batch may be unknown to `ops.reshape`.
         on_w, on_u = (
             tf.reshape(part, (self.layers, self.event_size, tf.shape(part)[1]))
