@@ -24,7 +24,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import matplotlib as mpl
 import numpy as np
-import tensorflow as tf
 
 import keras_nf
 
@@ -100,20 +99,18 @@ def make_model(theta, layers, hidden_units):
 def train(model, theta, x, options):
     """Maximum likelihood of the parameters given the observations; a tenth is held out."""
     held_out = len(theta) // 10
+    validation = {"x": theta[:held_out], "condition": x[:held_out]}
     pairs = {"x": theta[held_out:], "condition": x[held_out:]}
-    dataset = tf.data.Dataset.from_tensor_slices(pairs).shuffle(len(theta))
-    dataset = dataset.batch(options.batch_size, drop_remainder=True)
-    settings = tf.data.Options()
-    settings.autotune.enabled = False
-    steps = options.epochs * len(dataset)
+    steps = options.epochs * -(-len(pairs["x"]) // options.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
     optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0)
     model.compile(optimizer, jit_compile=True, steps_per_execution=16)
-    validation = {"x": theta[:held_out], "condition": x[:held_out]}
     model.fit(
-        dataset.with_options(settings),
-        validation_data=tf.data.Dataset.from_tensors(validation),
+        pairs,
+        batch_size=options.batch_size,
         epochs=options.epochs,
+        validation_data=validation,
+        validation_batch_size=held_out,
         verbose=2,
     )
 

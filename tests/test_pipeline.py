@@ -50,6 +50,17 @@ class TestBatches:
         # Four standard deviations.
         np.testing.assert_allclose(counts, 100.0, atol=4.0 * np.sqrt(75.0))
 
+    def test_batches_vary_as_those_of_random_orders(self):
+        rows, size, epochs = 90_000, 500, 20
+        batches = make_batches(np.arange(rows), size, shuffle=True)
+        odd = [np.sum(batch.numpy() % 2) for _ in range(epochs) for batch in batches]
+        # The hypergeometric distribution.
+        variance = size / 4 * (rows - size) / (rows - 1)
+        error = np.sqrt(2.0 / len(odd))
+        assert np.mean((np.array(odd) - size / 2) ** 2) / variance == pytest.approx(
+            1.0, abs=4.0 * error
+        )
+
     def test_orders_follow_the_seed(self):
         def orders(seed):
             keras.utils.set_random_seed(seed)
