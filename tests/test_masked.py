@@ -22,6 +22,7 @@ CASES = {
     "reversed-rows": (np.arange(270)[::-1], sorted_degrees(300, 270), 1),
     "shuffled-rows": (np.random.RandomState(0).permutation(270), sorted_degrees(300, 270), 1),
     "groups": (sorted_degrees(300, 270), np.tile(np.arange(270) - 1, 3), 3),
+    "without-links": (np.repeat([0, 5], 150), np.repeat([-1, 7], 150), 1),
     "reversed-groups": (sorted_degrees(300, 270), np.tile(np.arange(270)[::-1] - 1, 2), 2),
 }
 
@@ -102,13 +103,15 @@ def products(product, kernel, x):
     return total
 
 
-def test_tiles_save_the_arithmetic_of_the_empty_ones(monkeypatch):
-    rows, columns, _ = CASES["square"]
-    kernel, x = draws(512, 512), draws(512, BATCH)
-    tiled = products(MaskedProduct(rows, columns), kernel, x)
-    monkeypatch.setattr(masked, "_MOST_TILES", 1)
-    # Of four by four tiles six are empty.
-    assert tiled == products(MaskedProduct(rows, columns), kernel, x) * 10 / 16
+@pytest.mark.parametrize("degrees", [4, 63, 64, 511])
+def test_tiles_leave_out_nearly_half_of_the_arithmetic(monkeypatch, degrees):
+    # The bounds of tiles need not be those of the degrees.
+    units, kernel, x = sorted_degrees(512, degrees), draws(512, 512), draws(512, BATCH)
+    tiled = products(MaskedProduct(units, units), kernel, x)
+    monkeypatch.setattr(masked, "_SMALLEST_LAYER", 513)
+    share = tiled / products(MaskedProduct(units, units), kernel, x)
+    # Half of the mask, half of each of the six tiles on the diagonal, and a degree of each.
+    assert 0.5 < share <= 0.5 + 0.5 / 6 + 1.0 / degrees
 
 
 def test_an_accelerator_gets_whole_products(monkeypatch):

@@ -1,14 +1,16 @@
 """Product with a masked kernel, without most of the products with zeros."""
 
 import functools
+import itertools
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-# On a CPU, smaller products lose what they save; more of them save little more.
-_SMALLEST_TILE = 128
-_MOST_TILES = 4
+# On a CPU, tiles pay from layers of this size on; smaller or more of them save little more.
+_SMALLEST_LAYER = 256
+_SMALLEST_TILE = 64
+_MOST_TILES = 6
 
 
 @functools.cache
@@ -19,19 +21,20 @@ def _has_accelerator():
 def _cuts(size, groups=1):
     """Return the bounds of tiles of one axis, whose entries are in groups of equal size."""
     size //= groups
-    tiles = 1 if _has_accelerator() else min(size // _SMALLEST_TILE, _MOST_TILES)
-    if tiles < 2:
+    if size < _SMALLEST_LAYER or _has_accelerator():
         return [0, size * groups]
-    bounds = np.linspace(0, size, tiles + 1).round().astype(int)
+    bounds = np.linspace(0, size, min(size // _SMALLEST_TILE, _MOST_TILES) + 1).round().astype(int)
     return [0, *(group * size + bound for group in range(groups) for bound in bounds[1:].tolist())]
 
 
-def _tiles(linked, cuts, other_cuts):
-    """Pair the slice of each tile with the slice of the other axis that its links span."""
+def _tiles(mask, cuts):
+    """Pair the slice of each tile of the first axis with the slice of the other that it links."""
     tiles = []
-    for start, end, links in zip(cuts[:-1], cuts[1:], linked):
-        first, last = np.flatnonzero(links)[[0, -1]]
-        tiles.append((slice(start, end), slice(other_cuts[first], other_cuts[last + 1])))
+    for start, end in itertools.pairwise(cuts):
+        links = np.flatnonzero(mask[start:end].any(axis=0))
+        # Something has to be multiplied, also where nothing is linked.
+        first, last = links[[0, -1]] if len(links) else (0, 0)
+        tiles.append((slice(start, end), slice(int(first), int(last) + 1)))
     return tiles
 
 
@@ -53,11 +56,8 @@ class MaskedProduct:
         row_cuts, column_cuts = _cuts(len(rows)), _cuts(len(columns), groups)
         self._is_tiled = len(row_cuts) > 2 and len(column_cuts) > 2
         if self._is_tiled:
-            lowest = np.minimum.reduceat(rows, row_cuts[:-1])
-            highest = np.maximum.reduceat(columns, column_cuts[:-1])
-            linked = lowest[:, None] <= highest[None, :]
-            self._row_tiles = _tiles(linked, row_cuts, column_cuts)
-            self._column_tiles = _tiles(linked.T, column_cuts, row_cuts)
+            self._row_tiles = _tiles(self.mask, row_cuts)
+            self._column_tiles = _tiles(self.mask.T, column_cuts)
 
     @property
     def mask(self):
