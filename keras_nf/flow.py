@@ -11,6 +11,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.distribution import FlowDistribution
+from keras_nf.layout import in_chunks
 
 __all__ = ["Flow"]
 
@@ -76,14 +77,17 @@ def _prepared(method):
     @functools.wraps(method)
     def wrapper(self, x, condition=None):
         x, condition = self._prepare(x, condition)
+        evaluate = functools.partial(method, self)
         if x.shape.rank is not None:
-            return method(self, x, condition)
+            if self._gains_from_chunks:
+                return in_chunks(evaluate, x, condition)
+            return evaluate(x, condition)
         # A tensor of unknown rank does not even know the size of its last axis.
         shape = tf.shape(x)
         x = tf.reshape(x, (-1, self.event_size))
         if condition is not None:
             condition = tf.reshape(condition, (-1, self.condition_size))
-        y, log_det = method(self, x, condition)
+        y, log_det = evaluate(x, condition)
         return tf.reshape(y, shape), tf.reshape(log_det, shape[:-1])
 
     return wrapper
@@ -179,6 +183,9 @@ class Flow(tfb.Bijector, keras.layers.Layer):
 
     # Whether XLA shortens a step of `FlowModel.fit` by so much that it is the default on a CPU too.
     _prefers_xla = False
+
+    # Whether large batches go through faster in chunks; `None` if a batch must not be cut.
+    _gains_from_chunks: bool | None = None
 
     # `tf.Module` collects `tf.Variable`s from attributes; Keras's own lists are the truth.
     variables = keras.layers.Layer.variables

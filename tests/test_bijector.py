@@ -417,6 +417,30 @@ def test_sample_reaches_every_weight(case):
 
 
 @rows(has_weights)
+@DIRECTIONS
+def test_gradients_through_a_loop_are_those_without(case, direction):
+    flow, x, condition = make(case), points(case, direction, 2, 3), conditions(case, 3)
+    weights = [v.value for v in flow.trainable_variables]
+
+    def at_once(x):
+        return fused(flow, direction)(x, **condition)
+
+    def in_a_loop(x):
+        return tf.map_fn(at_once, x, fn_output_signature=(x.dtype, x.dtype))
+
+    def gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, log_det = function(x)
+            loss = tf.reduce_sum(y**2) + tf.reduce_sum(log_det)
+        return tape.gradient(loss, [x, *weights], unconnected_gradients="zero")
+
+    expected = gradients(at_once)
+    for a, e in zip(tf.function(gradients)(in_a_loop), expected, strict=True):
+        assert_close(a, e, "float64", 10.0)
+
+
+@rows(has_weights)
 def test_log_prob_of_samples_reaches_every_weight(case):
     flow, condition = make(case), conditions(case, 4)
     dist = flow(base_distribution(case))

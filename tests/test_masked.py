@@ -115,7 +115,7 @@ def test_tiles_leave_out_nearly_half_of_the_arithmetic(monkeypatch, degrees):
 
 
 def test_an_accelerator_gets_whole_products(monkeypatch):
-    monkeypatch.setattr(masked, "_has_accelerator", lambda: True)
+    monkeypatch.setattr(masked, "has_accelerator", lambda: True)
     rows, columns, _ = CASES["square"]
     kernel, x = draws(512, 512), draws(512, BATCH)
     # The product and its two gradients.

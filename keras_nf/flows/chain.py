@@ -69,8 +69,9 @@ class Chain(Flow):
         return any(flow.uses_condition for flow in self.flows)
 
     @property
-    def _is_permutation(self):
-        return all(flow._is_permutation for flow in self.flows)
+    def _gains_from_chunks(self):
+        gains = [flow._gains_from_chunks for flow in self.flows]
+        return None if None in gains else any(gains)
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)

@@ -40,6 +40,8 @@ class Coupling(Flow):
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
     """
 
+    _gains_from_chunks = True
+
     def __init__(
         self,
         elementwise: Any,

@@ -50,8 +50,8 @@ class Invert(Flow):
         return self.flow.uses_condition
 
     @property
-    def _is_permutation(self):
-        return self.flow._is_permutation
+    def _gains_from_chunks(self):
+        return self.flow._gains_from_chunks
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)

@@ -49,6 +49,8 @@ class Logit(Flow):
       Estimation. 2017. arXiv:1705.07057
     """
 
+    _gains_from_chunks = False
+
     def __init__(
         self, low: float = 0.0, high: float = 1.0, *, margin: float = 1e-6, **kwargs: Any
     ) -> None:

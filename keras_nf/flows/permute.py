@@ -44,6 +44,8 @@ class Permute(Flow):
     [[3.0, 1.0, 2.0]]
     """
 
+    _gains_from_chunks = False
+
     def __init__(
         self,
         permutation: str | Sequence[int] = "reversed",
@@ -54,10 +56,6 @@ class Permute(Flow):
         super().__init__(is_constant_jacobian=True, **kwargs)
         self.permutation = check_permutation(permutation, "permutation")
         self.seed = draw_seed() if seed is None and permutation == "random" else seed
-
-    @property
-    def _is_permutation(self):
-        return True
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)

@@ -1,11 +1,12 @@
 """Product with a masked kernel, without most of the products with zeros."""
 
-import functools
 import itertools
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
+
+from keras_nf.layout import has_accelerator
 
 # On a CPU, tiles pay from layers of this size on; smaller or more of them save little more.
 _SMALLEST_LAYER = 256
@@ -13,15 +14,10 @@ _SMALLEST_TILE = 64
 _MOST_TILES = 6
 
 
-@functools.cache
-def _has_accelerator():
-    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
-
-
 def _cuts(size, groups=1):
     """Return the bounds of tiles of one axis, whose entries are in groups of equal size."""
     size //= groups
-    if size < _SMALLEST_LAYER or _has_accelerator():
+    if size < _SMALLEST_LAYER or has_accelerator():
         return [0, size * groups]
     bounds = np.linspace(0, size, min(size // _SMALLEST_TILE, _MOST_TILES) + 1).round().astype(int)
     return [0, *(group * size + bound for group in range(groups) for bound in bounds[1:].tolist())]

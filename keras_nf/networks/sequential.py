@@ -211,6 +211,10 @@ class _Solver:
 
     def gradients(self, x, y, upstream_y, upstream_log_det, condition, weights):
         """Return the gradients with respect to x, the condition, if any, and the weights."""
+        # The tapes below see tensors of this graph alone, which may be that of a loop's gradient.
+        x, y, condition, weights = tf.nest.map_structure(
+            lambda value: None if value is None else tf.identity(value), (x, y, condition, weights)
+        )
         layout, dtype = self.layout, self.made.compute_dtype
         sources = [*([] if condition is None else [condition]), *weights]
         with tf.GradientTape() as arrangement:
@@ -288,7 +292,8 @@ class _Solver:
         x_bar = total * stretch + tilt
         if layout.lowest == 0:
             return layout.all_components(None, x_bar), *bars
-        back = tf.matmul(column, known[0], transpose_a=True)
+        # A product of a single row, which Grappler would fuse with the sum as if that were a bias.
+        back = tf.reduce_sum(column * known[0], axis=0)
         total = upstream_y[layout.order[0]][None] + ops.cast(back, x.dtype)
         with tf.GradientTape() as tape:
             tape.watch([x, *sources])
