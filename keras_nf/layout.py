@@ -7,6 +7,7 @@ import os
 
 import tensorflow as tf
 from keras import ops
+from tensorflow.python.eager import record
 
 __all__ = ["feature_major", "has_accelerator", "in_chunks", "portable_operations", "update_rows"]
 
@@ -71,8 +72,13 @@ def _count_cores():
 
 def _chunk_rows(rows):
     """Return how many rows of a batch of known size make a chunk, or `None` for no chunks."""
+    if rows < 2 * _CHUNK or tf.executing_eagerly():
+        return None
     # Several cores hold a batch in the caches of all, and share the work of small chunks badly.
-    if rows < 2 * _CHUNK or tf.executing_eagerly() or has_accelerator() or _count_cores() > 1:
+    if has_accelerator() or _count_cores() > 1:
+        return None
+    # A gradient is no faster in chunks. TensorFlow has no public way to ask for a tape.
+    if record.could_possibly_record():
         return None
     # Rows of values start at the bounds of cache lines.
     return -(-rows // round(rows / _CHUNK) // 16) * 16
@@ -82,7 +88,7 @@ def in_chunks(function, x, condition=None):
     """Return `function(x, condition)`, of a large batch chunk by chunk.
 
     On a single core the activations of a chunk stay in the cache, where those of a large batch
-    would leave it between any two operations.
+    would leave it between any two operations. Batches stay whole where a tape records.
 
     Args:
       function: function of each event alone, which returns values and one number for each event.
@@ -105,13 +111,21 @@ def in_chunks(function, x, condition=None):
     def join(values, shape):
         return tf.reshape(tf.reshape(values, (-1, *values.shape[2:]))[:rows], shape)
 
-    y, log_det = tf.map_fn(
-        lambda parts: function(*parts),
-        tuple(cut(values) for values in (x, condition) if values is not None),
-        parallel_iterations=1,
-        fn_output_signature=(
-            tf.TensorSpec((chunk, x.shape[-1]), x.dtype),
-            tf.TensorSpec((chunk,), x.dtype),
-        ),
-    )
-    return join(y, x.shape), join(log_det, batch_shape)
+    # XLA has no gradient of the loop to offer to a tape outside of the compiled function: such a
+    # tape gets that of the whole batch.
+    @tf.recompute_grad
+    def evaluate(*parts):
+        if record.could_possibly_record():
+            return function(*parts)
+        y, log_det = tf.map_fn(
+            lambda parts: function(*parts),
+            tuple(cut(part) for part in parts),
+            parallel_iterations=1,
+            fn_output_signature=(
+                tf.TensorSpec((chunk, x.shape[-1]), x.dtype),
+                tf.TensorSpec((chunk,), x.dtype),
+            ),
+        )
+        return join(y, x.shape), join(log_det, batch_shape)
+
+    return evaluate(*(part for part in (x, condition) if part is not None))

@@ -71,21 +71,47 @@ def test_value_and_log_det(flow, direction, batch, jit_compile):
     np.testing.assert_allclose(log_det, expected_log_det, rtol=1e-5, atol=1e-5)
 
 
+def gradients_of(flow, method, x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y, log_det = method(x)
+        loss = tf.reduce_mean(y**2) + tf.reduce_mean(log_det)
+    return tape.gradient(loss, [x, *[v.value for v in flow.trainable_variables]])
+
+
 @compilers
 @directions
-def test_gradients(flow, direction, jit_compile):
+def test_gradients_of_a_function_that_was_traced_without_a_tape(flow, direction, jit_compile):
     x, method = draws(50, 3), getattr(flow, direction)
-
-    def gradients(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y, log_det = method(x)
-            loss = tf.reduce_mean(y**2) + tf.reduce_mean(log_det)
-        return tape.gradient(loss, [x, *flow.trainable_variables])
-
-    actual = tf.function(gradients, jit_compile=jit_compile)(x)
-    for one, other in zip(actual, gradients(x), strict=True):
+    function = tf.function(method, jit_compile=jit_compile)
+    function(x)
+    actual = gradients_of(flow, function, x)
+    assert function.experimental_get_tracing_count() == 1
+    for one, other in zip(actual, gradients_of(flow, method, x), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@compilers
+def test_second_derivatives(jit_compile):
+    flow, x = perturbed(FLOWS["real-nvp"]()), draws(50, 3)
+
+    def penalty(x):
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                z, log_det = flow.inverse_and_log_det(x)
+                log_prob = log_det - 0.5 * tf.reduce_sum(z**2, axis=-1)
+            loss = tf.reduce_mean(inner.gradient(log_prob, x) ** 2)
+        return outer.gradient(loss, flow.trainable_variables)
+
+    actual = tf.function(penalty, jit_compile=jit_compile)(x)
+    for one, other in zip(actual, penalty(x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_no_chunks_under_a_tape():
+    flow = perturbed(FLOWS["real-nvp"]())
+    assert loops(lambda x: gradients_of(flow, flow.inverse_and_log_det, x), draws(50, 3)) == 0
 
 
 @compilers

@@ -19,6 +19,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from tensorflow.python.eager import record
 
 from keras_nf.layout import update_rows
 from keras_nf.permutation import invert_permutation, permute
@@ -457,7 +458,9 @@ def solve_sequentially(made, elementwise, x, condition=None):
     def solve(x, *arguments):
         condition = arguments[0] if conditions else None
         weights = arguments[len(conditions) :]
-        y, log_det = solver.solve(x, condition, weights)
+        # Under two tapes, TensorFlow would ask for the gradient of the loops, which is below.
+        with record.stop_recording():
+            y, log_det = solver.solve(x, condition, weights)
 
         def gradient(upstream_y, upstream_log_det):
             return solver.gradients(x, y, upstream_y, upstream_log_det, condition, weights)
