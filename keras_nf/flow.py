@@ -80,7 +80,8 @@ def _prepared(method):
         evaluate = functools.partial(method, self)
         if x.shape.rank is not None:
             if self._gains_from_chunks:
-                return in_chunks(evaluate, x, condition)
+                shapes = (tf.TensorShape(x.shape[-1:]), tf.TensorShape([]))
+                return in_chunks(evaluate, shapes, x, condition)
             return evaluate(x, condition)
         # A tensor of unknown rank does not even know the size of its last axis.
         shape = tf.shape(x)

@@ -5,6 +5,7 @@ import contextvars
 import functools
 import os
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 from tensorflow.python.eager import record
@@ -12,7 +13,7 @@ from tensorflow.python.eager import record
 __all__ = ["feature_major", "has_accelerator", "in_chunks", "portable_operations", "update_rows"]
 
 # Events that go through a flow at a time on a single core.
-_CHUNK = 2000
+_CHUNK = 1000
 
 _portable = contextvars.ContextVar("portable", default=False)
 
@@ -84,14 +85,15 @@ def _chunk_rows(rows):
     return -(-rows // round(rows / _CHUNK) // 16) * 16
 
 
-def in_chunks(function, x, condition=None):
+def in_chunks(function, shapes, x, condition=None):
     """Return `function(x, condition)`, of a large batch chunk by chunk.
 
     On a single core the activations of a chunk stay in the cache, where those of a large batch
     would leave it between any two operations. Batches stay whole where a tape records.
 
     Args:
-      function: function of each event alone, which returns values and one number for each event.
+      function: function of each event alone.
+      shapes: `tf.TensorShape`s of what it returns for one event.
       x: tensor of shape `(..., size)`. The batch is cut if its shape is known.
       condition: `None`, or a tensor of the batch shape of `x`.
     """
@@ -100,16 +102,17 @@ def in_chunks(function, x, condition=None):
     chunk = None if rows is None else _chunk_rows(rows)
     if chunk is None:
         return function(x, condition)
-    count = -(-rows // chunk)
+    # The last chunk starts early enough to be full, and only what is new of it counts.
+    starts = np.minimum(np.arange(0, rows, chunk), rows - chunk)
+    new = rows - chunk * (len(starts) - 1)
 
     def cut(values):
-        values = tf.reshape(values, (rows, values.shape[-1]))
-        # The last chunk is filled up with events that are valid.
-        values = tf.concat([values, values[: count * chunk - rows]], axis=0)
-        return tf.reshape(values, (count, chunk, values.shape[-1]))
+        columns = tf.transpose(tf.reshape(values, (rows, values.shape[-1])))
+        return lambda start: tf.transpose(tf.slice(columns, [0, start], [columns.shape[0], chunk]))
 
     def join(values, shape):
-        return tf.reshape(tf.reshape(values, (-1, *values.shape[2:]))[:rows], shape)
+        values = tf.concat([tf.reshape(values[:-1], (-1, *shape)), values[-1, chunk - new :]], axis=0)
+        return tf.reshape(values, batch_shape + shape)
 
     # XLA has no gradient of the loop to offer to a tape outside of the compiled function: such a
     # tape gets that of the whole batch.
@@ -117,15 +120,15 @@ def in_chunks(function, x, condition=None):
     def evaluate(*parts):
         if record.could_possibly_record():
             return function(*parts)
-        y, log_det = tf.map_fn(
-            lambda parts: function(*parts),
-            tuple(cut(part) for part in parts),
+        cuts = [cut(part) for part in parts]
+        results = tf.map_fn(
+            lambda start: function(*(part(start) for part in cuts)),
+            tf.constant(starts, tf.int32),
             parallel_iterations=1,
-            fn_output_signature=(
-                tf.TensorSpec((chunk, x.shape[-1]), x.dtype),
-                tf.TensorSpec((chunk,), x.dtype),
+            fn_output_signature=tf.nest.map_structure(
+                lambda shape: tf.TensorSpec((chunk, *shape), x.dtype), shapes
             ),
         )
-        return join(y, x.shape), join(log_det, batch_shape)
+        return tf.nest.map_structure(join, results, shapes)
 
     return evaluate(*(part for part in (x, condition) if part is not None))

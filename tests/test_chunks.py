@@ -1,9 +1,13 @@
 """Large batches in chunks, on a single core: the same numbers as at once."""
 
+from functools import partial
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from tensorflow_probability import distributions as tfd
 
 import keras_nf
 from keras_nf import layout
@@ -34,6 +38,7 @@ def flow(request):
 
 
 def perturbed(flow, condition_shape=None):
+    keras.utils.set_random_seed(0)
     flow.build((None, 3), condition_shape)
     rng = np.random.default_rng(1)
     for weight in flow.trainable_variables:
@@ -145,6 +150,27 @@ class Centering(keras_nf.Flow):
 
     def forward_and_log_det(self, x, condition=None):
         return x - ops.mean(x, axis=0), ops.zeros_like(x[..., 0])
+
+
+@compilers
+@pytest.mark.parametrize("condition_size", [None, 2])
+def test_density(condition_size, jit_compile):
+    model = keras_nf.FlowModel(keras_nf.maf(3, layers=2, hidden_units=(8,)))
+    condition = None if condition_size is None else draws(condition_size, seed=1)
+    perturbed(model.flow, None if condition is None else (None, condition_size))
+    x = draws(5, 10, 3)
+    density = partial(model.log_prob, condition=condition)
+    assert loops(density, x) == 1
+    actual = tf.function(density, jit_compile=jit_compile)(x)
+    np.testing.assert_allclose(actual, density(x), rtol=1e-5, atol=1e-5)
+
+
+def test_density_of_another_base():
+    flow = perturbed(FLOWS["real-nvp"]())
+    batch = tfd.MultivariateNormalDiag(loc=tf.zeros((50, 3)))
+    density = flow(batch).log_prob
+    x = draws(50, 3)
+    np.testing.assert_allclose(tf.function(density)(x), density(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_flow_of_another_package_sees_the_whole_batch():
