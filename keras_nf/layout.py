@@ -111,7 +111,9 @@ def in_chunks(function, shapes, x, condition=None):
         return lambda start: tf.transpose(tf.slice(columns, [0, start], [columns.shape[0], chunk]))
 
     def join(values, shape):
-        values = tf.concat([tf.reshape(values[:-1], (-1, *shape)), values[-1, chunk - new :]], axis=0)
+        values = tf.concat(
+            [tf.reshape(values[:-1], (-1, *shape)), values[-1, chunk - new :]], axis=0
+        )
         return tf.reshape(values, batch_shape + shape)
 
     # XLA has no gradient of the loop to offer to a tape outside of the compiled function: such a
