@@ -100,17 +100,21 @@ class MADE(MLP):
 
     def apply(self, inputs, condition, weights):
         """Evaluate the network with given weights, in its compute dtype, on (size, batch)."""
-        weights = [ops.cast(weight, self.compute_dtype) for weight in weights]
-        depth = len(self._products)
-        h = ops.cast(inputs, self.compute_dtype)
-        for i, (kernel, product) in enumerate(zip(weights, self._products)):
-            if i > 0:
-                h = self.activation(h)
-            h = product(kernel, h) + ops.expand_dims(weights[depth + i], 1)
-            if i == 0 and condition is not None:
-                condition = ops.cast(condition, self.compute_dtype)
-                h = h + tf.matmul(weights[-1], condition, transpose_a=True)
+        h = self.apply_layer(0, inputs, condition, weights)
+        for i in range(1, len(self._products)):
+            h = self.apply_layer(i, self.activation(h), condition, weights)
         return h
+
+    def apply_layer(self, i, inputs, condition, weights):
+        """Return the outputs of layer `i`, before its activation."""
+        weights = [ops.cast(weight, self.compute_dtype) for weight in weights]
+        inputs = ops.cast(inputs, self.compute_dtype)
+        bias = ops.expand_dims(weights[len(self._products) + i], 1)
+        outputs = self._products[i](weights[i], inputs) + bias
+        if i > 0 or condition is None:
+            return outputs
+        condition = ops.cast(condition, self.compute_dtype)
+        return outputs + tf.matmul(weights[-1], condition, transpose_a=True)
 
     def call(self, inputs, condition=None):
         inputs, restore = feature_major(inputs)

@@ -31,43 +31,47 @@ _SINGLE_ROWS = 3 * _BLOCK_ROWS
 
 
 class _Rows:
-    """Arrangement of one layer's units in blocks of as many rows.
+    """The rows of one layer's units, sorted by degree, which steps and blocks compute.
 
-    A step covers `width` rows, as many as the most units of one degree. Where it has fewer, it
-    covers rows of another step as well, which that step sets right before they are used, and
-    `slack` rows before and after the units of a block make room for it.
+    A step covers `width` rows, as many as the most units of one degree, of which those of its own
+    degree count. A block covers the `height` rows that its steps cover, from row `windows[block]`.
 
     Attributes:
-      width: rows that a step computes.
-      height: rows of a block.
-      count: rows of all blocks.
-      positions: row of each unit.
-      starts: first row of each step within its block, of shape (blocks, steps of a block), when
-        steps run forwards.
-      ends: the same when they run backwards.
-      sizes: units of each step, of the same shape.
+      count: rows of the layer.
+      width: rows that a step covers.
+      height: rows that a block covers.
+      windows: first row of each block.
+      starts: first row of each step within its block, of shape (blocks, steps of a block).
+      own_of_step: whether a row that a step covers is its own, of shape (*starts.shape, width).
+      own_of_block: whether a row that a block covers is its own, of shape (blocks, height).
     """
 
     def __init__(self, counts, blocks):
         steps = -(-len(counts) // blocks)
-        sizes = np.zeros((blocks, steps), int)
-        sizes.ravel()[: len(counts)] = counts
-        self.width, slack = int(counts.max()), int(counts.max() - counts.min())
-        self.starts = slack + np.cumsum(sizes, axis=1) - sizes
-        self.ends = self.starts + sizes - self.width
-        self.sizes = sizes
-        self.height = int(sizes.sum(axis=1).max()) + 2 * slack
-        self.count = blocks * self.height
-        first = (self.starts + self.height * np.arange(blocks)[:, None]).ravel()[: len(counts)]
-        self.positions = np.concatenate([a + np.arange(n) for a, n in zip(first, counts)])
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        self.count, self.width = int(bounds[-1]), int(counts.max())
+        starts = np.minimum(bounds[:-1], self.count - self.width)
+        first = starts[::steps]
+        last = np.append(starts[steps - 1 : -1 : steps], starts[-1]) + self.width
+        self.height = int((last - first).max())
+        self.windows = np.minimum(first, self.count - self.height)
+        self.starts = self._of_blocks(starts, steps) - self.windows[:, None]
+        rows = starts[:, None] + np.arange(self.width)
+        own = (bounds[:-1, None] <= rows) & (rows < bounds[1:, None])
+        self.own_of_step = self._of_blocks(own, steps)
+        rows = self.windows[:, None] + np.arange(self.height)
+        ends = np.append(bounds[steps:-1:steps], bounds[-1])
+        self.own_of_block = (bounds[:-1:steps, None] <= rows) & (rows < ends[:, None])
+
+    def _of_blocks(self, values, steps):
+        """Arrange values, one for each step, by blocks; the last repeats its last one."""
+        missing = -len(values) % steps
+        values = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
+        return values.reshape(-1, steps, *values.shape[1:])
 
     def reach(self, steps):
         """Return how many rows of any block its first steps need."""
         return int(self.starts[:, :steps].max()) + self.width
-
-    @property
-    def uniform(self):
-        return np.all(self.sizes == self.width)
 
 
 class _Layout:
@@ -95,37 +99,28 @@ class _Layout:
         counts = [ones, *hidden, self.parameters * ones]
         self.layers = [_Rows(layer, self.blocks) for layer in counts]
 
-    def rows(self, values, layer):
-        """Arrange rows, one for each unit of a layer; padding is zero."""
-        if layer == 0:
-            values = permute(values, self.order)[self.lowest :]
-        elif layer == len(self.layers) - 1:
-            # From parameter by parameter to component by component.
-            shape = (self.parameters, len(self.order), tf.shape(values)[1])
-            values = permute(tf.transpose(tf.reshape(values, shape), (1, 0, 2)), self.order)
-            values = tf.reshape(values[self.lowest :], (-1, shape[2]))
-        return _spread(values, self.layers[layer].positions, self.layers[layer].count)
+    def components(self, values):
+        """Sort rows, one for each component, and leave out what comes before the first step."""
+        return permute(values, self.order)[self.lowest :]
 
     def all_components(self, first, rows):
         """Return the rows of all components, from the first one's and those of the steps."""
-        rows = rows[: self.steps]
         rows = rows if first is None else tf.concat([first, rows], axis=0)
         return permute(rows, invert_permutation(self.order))
 
+    def raw_parameters(self, values):
+        """Sort MADE's outputs: from parameter by parameter to component by component."""
+        shape = (self.parameters, len(self.order), _batch_size(values))
+        values = permute(tf.transpose(tf.reshape(values, shape), (1, 0, 2)), self.order)
+        return tf.reshape(values[self.lowest :], (-1, shape[2]))
 
-def _spread(values, positions, count):
-    """Put rows at their positions among `count` rows, of which the others are zero."""
-    if len(positions) == count:
-        return values
-    sources = np.full(count, len(positions))
-    sources[positions] = np.arange(len(positions))
-
-    @tf.custom_gradient
-    def spread(values):
-        rows = tf.gather(tf.pad(values, [[0, 1], [0, 0]]), sources)
-        return rows, lambda upstream: tf.gather(upstream, positions)
-
-    return spread(values)
+    def all_raw_parameters(self, rows):
+        """Undo `raw_parameters`; those of a component before the first step are zero."""
+        batch = _batch_size(rows)
+        rows = tf.reshape(rows, (self.steps, self.parameters, batch))
+        rows = tf.pad(rows, [[self.lowest, 0], [0, 0], [0, 0]])
+        rows = tf.transpose(permute(rows, invert_permutation(self.order)), (1, 0, 2))
+        return tf.reshape(rows, (-1, batch))
 
 
 def _rows(values, start, count):
@@ -133,13 +128,15 @@ def _rows(values, start, count):
     return tf.slice(values, [start, 0], [count, tf.shape(values)[1]])
 
 
-def _row_product(kernel, start, count, values):
-    """Return the product of `count` rows of a kernel, from row `start`.
+def _product(kernel, values, transpose=False):
+    """Return the product of a kernel, or of its transpose, with values.
 
     XLA would turn the product of a single row into a sum that is many times slower, hence two.
     """
-    rows = tf.pad(_rows(kernel, start, count), [[0, max(2 - count, 0)], [0, 0]])
-    return tf.matmul(rows, values)[:count]
+    rows = kernel.shape[1 if transpose else 0]
+    missing = max(2 - rows, 0)
+    kernel = tf.pad(kernel, [[0, 0], [0, missing]] if transpose else [[0, missing], [0, 0]])
+    return tf.matmul(kernel, values, transpose_a=transpose)[:rows]
 
 
 def _batch_size(values):
@@ -147,7 +144,10 @@ def _batch_size(values):
 
 
 class _Solver:
-    """Both loops for one MADE and one elementwise map, on matrices of shape (rows, batch)."""
+    """Both loops for one MADE and one elementwise map, on matrices of shape (rows, batch).
+
+    What no step has computed yet is zero in every buffer, so that masks are not needed.
+    """
 
     def __init__(self, made, elementwise):
         self.made = made
@@ -158,38 +158,46 @@ class _Solver:
         """Return y and the sum of log-derivatives, for x of shape (components, batch)."""
         layout, dtype = self.layout, self.made.compute_dtype
         first, log_det = self._first(x, weights)
-        kernels, biases, _ = self._arrange(first, condition, weights)
-        x_rows = layout.rows(x, 0)
+        kernels, column = self._arrange(weights)
+        biases = self._biases(first, column, condition, weights)
+        x_rows = layout.components(x)
         batch = _batch_size(x)
-        heights = [layer.height for layer in layout.layers]
-        tables = [tf.constant(layer.starts, tf.int32) for layer in layout.layers]
         dtypes = [x.dtype, *[dtype] * (len(kernels) - 1)]
 
         def block(s, log_det, *known):
-            offsets = [_rows(bias, s * n, n) for bias, n in zip(biases, heights[1:])]
-            offsets = self._add_products(offsets, kernels, known, s, 0, s)
-            x_s = _rows(x_rows, s * layout.block_steps, layout.block_steps)
+            def products(j):
+                return [
+                    _product(
+                        self._tile(kernel, i, j, s, own_rows=True),
+                        ops.cast(self._of_block(rows, i, j), dtype),
+                        transpose=True,
+                    )
+                    for i, (kernel, rows) in enumerate(zip(kernels, known))
+                ]
+
+            offsets = [self._of_block(bias, i, s) for i, bias in enumerate(biases, start=1)]
+            offsets = self._add_products(offsets, products, batch, 0, s)
+            x_s = self._of_block(x_rows, 0, s)
             buffers = [tf.zeros((0, batch), kind) for kind in dtypes]
             for start, end in itertools.pairwise(layout.parts):
                 reach = [layer.reach(end) for layer in layout.layers]
                 own = [
-                    tf.slice(kernel, [s * n, s * m], shape)
-                    for kernel, n, m, shape in zip(
-                        kernels, heights[1:], heights[:-1], zip(reach[1:], reach[:-1])
-                    )
+                    self._tile(kernel, i, s, s)[: reach[i], : reach[i + 1]]
+                    for i, kernel in enumerate(kernels)
                 ]
 
                 def step(t, log_det, *buffers, own=own):
                     below, hidden = ops.cast(buffers[0], dtype), []
                     for i, (kernel, offset) in enumerate(zip(own, offsets), start=1):
-                        row, width = tables[i][s, t], layout.layers[i].width
-                        pre = _row_product(kernel, row, width, below) + _rows(offset, row, width)
+                        row, width = self._start(i, s, t), layout.layers[i].width
+                        columns = tf.slice(kernel, [0, row], [kernel.shape[0], width])
+                        pre = _product(columns, below, transpose=True) + _rows(offset, row, width)
                         if i < len(own):
-                            activated = self._of_step(self.made.activation(pre), i, s, t)
-                            below = update_rows(buffers[i], row, activated)
+                            below = self._update(buffers[i], self.made.activation(pre), i, s, t)
                             hidden.append(below)
-                    y, log_derivative = self._component(x_s[t], pre)
-                    y = update_rows(buffers[0], t, y[None])
+                    row = self._start(0, s, t)
+                    y, log_derivative = self._component(x_s[row], pre)
+                    y = update_rows(buffers[0], row, y[None])
                     return (t + 1, log_det + log_derivative, y, *hidden)
 
                 buffers = [
@@ -200,11 +208,7 @@ class _Solver:
                 _, log_det, *buffers = tf.while_loop(
                     lambda t, *state, stop=stop: t < stop, step, (start, log_det, *buffers)
                 )
-            known = [
-                update_rows(rows, s * n, own_rows)
-                for rows, n, own_rows in zip(known, heights, buffers)
-            ]
-            return s + 1, log_det, *known
+            return s + 1, log_det, *self._add_block(known, buffers, 0, s)
 
         known = [tf.zeros((layer.count, batch), kind) for layer, kind in zip(layout.layers, dtypes)]
         _, log_det, *known = self._over_blocks(block, (0, log_det, *known))
@@ -218,76 +222,67 @@ class _Solver:
         )
         layout, dtype = self.layout, self.made.compute_dtype
         sources = [*([] if condition is None else [condition]), *weights]
-        with tf.GradientTape() as arrangement:
-            arrangement.watch(sources)
-            first = y[layout.order[0]][None] if layout.lowest == 1 else None
-            kernels, biases, column = self._arrange(first, condition, weights)
-        x_rows, y_rows = layout.rows(x, 0), layout.rows(y, 0)
-        activations, slopes, raw = self._evaluate(y_rows, kernels, biases)
+        with tf.GradientTape() as network:
+            network.watch(sources)
+            outputs, slopes = self._evaluate(y, condition, weights, network)
+        raw, x_rows = layout.raw_parameters(outputs[-1]), layout.components(x)
         stretch, tilt, direct, indirect = self._map_derivatives(x_rows, raw, upstream_log_det)
-        upstream = layout.rows(upstream_y, 0)
+        upstream = layout.components(upstream_y)
+        kernels, column = self._arrange(weights)
         batch = _batch_size(x)
-        heights = [layer.height for layer in layout.layers]
-        widths = [layer.width for layer in layout.layers]
-        tables = [tf.constant(layer.ends, tf.int32) for layer in layout.layers]
-        transposed = [tf.transpose(kernel) for kernel in kernels]
 
         def block(s, total, *known):
-            late = [tf.zeros((n, 1), dtype) for n in heights[:-1]]
-            late = self._add_products(late, transposed, known, s, s + 1, layout.blocks)
-            own = [
-                tf.slice(kernel, [s * n, s * m], [n, m])
-                for kernel, n, m in zip(transposed, heights[:-1], heights[1:])
-            ]
-            slopes_s = [_rows(a, s * n, n) for a, n in zip(slopes, heights[1:-1])]
-            upstream_s = _rows(upstream, s * heights[0], heights[0])
+            def products(j):
+                return [
+                    _product(
+                        self._tile(kernel, i, s, j, own_columns=True),
+                        self._of_block(rows, i + 1, j),
+                    )
+                    for i, (kernel, rows) in enumerate(zip(kernels, known))
+                ]
+
+            late = [tf.zeros((layer.height, 1), dtype) for layer in layout.layers[:-1]]
+            late = self._add_products(late, products, batch, s + 1, layout.blocks)
+            own = [self._tile(kernel, i, s, s) for i, kernel in enumerate(kernels)]
+            slopes_s = [self._of_block(slope, i, s) for i, slope in enumerate(slopes, start=1)]
+            upstream_s = self._of_block(upstream, 0, s)
             direct_s, indirect_s = (
-                _rows(a, s * heights[-1], heights[-1]) for a in (direct, indirect)
+                self._of_block(a, len(kernels), s) for a in (direct, indirect)
             )
 
             def step(t, total, *buffers):
-                starts = [table[s, t] for table in tables]
+                def of_step(rows, i):
+                    return _rows(rows, self._start(i, s, t), layout.layers[i].width)
 
                 def back(i, above):
-                    product = _row_product(own[i], starts[i], widths[i], above)
-                    return product + _rows(late[i], starts[i], widths[i])
+                    return _product(of_step(own[i], i), above) + of_step(late[i], i)
 
-                total_t = _rows(upstream_s, t, 1) + ops.cast(back(0, buffers[0]), x.dtype)
-                parts = [_rows(a, starts[-1], widths[-1]) for a in (direct_s, indirect_s)]
+                total_t = of_step(upstream_s, 0) + ops.cast(back(0, buffers[0]), x.dtype)
+                parts = [of_step(a, len(kernels)) for a in (direct_s, indirect_s)]
                 theta = ops.cast(parts[0] * total_t + parts[1], dtype)
-                above = update_rows(buffers[-1], starts[-1], theta)
+                above = self._update(buffers[-1], theta, len(kernels), s, t)
                 updated = [above]
                 for i in range(len(slopes), 0, -1):
-                    bar = back(i, above) * _rows(slopes_s[i - 1], starts[i], widths[i])
-                    bar = self._of_step(bar, i, s, t, backwards=True)
-                    above = update_rows(buffers[i - 1], starts[i], bar)
+                    bar = back(i, above) * of_step(slopes_s[i - 1], i)
+                    above = self._update(buffers[i - 1], bar, i, s, t)
                     updated.append(above)
-                total = update_rows(total, s * heights[0] + t, total_t)
-                return (t - 1, total, *updated[::-1])
+                row = self._window(0, s) + self._start(0, s, t)
+                return (t - 1, update_rows(total, row, total_t), *updated[::-1])
 
-            buffers = [tf.zeros((n, batch), dtype) for n in heights[1:]]
+            buffers = [tf.zeros((layer.height, batch), dtype) for layer in layout.layers[1:]]
             _, total, *buffers = tf.while_loop(
                 lambda t, *state: t >= 0, step, (self._steps_of(s) - 1, total, *buffers)
             )
-            known = [
-                update_rows(rows, s * n, own_rows)
-                for rows, n, own_rows in zip(known, heights[1:], buffers)
-            ]
-            return s - 1, total, *known
+            return s - 1, total, *self._add_block(known, buffers, 1, s)
 
         # The sums of all derivatives by y, and the adjoints of the layers above it.
         known = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[1:]]
         state = (layout.blocks - 1, tf.zeros_like(upstream), *known)
         _, total, *known = self._over_blocks(block, state)
-        kernel_bars = [tf.matmul(bar, h, transpose_b=True) for bar, h in zip(known, activations)]
-        bias_bars = [
-            bar if bias.shape[1] != 1 else tf.reduce_sum(bar, axis=1, keepdims=True)
-            for bar, bias in zip(known, biases)
-        ]
-        bars = arrangement.gradient(
-            [*kernels, *biases],
+        bars = network.gradient(
+            outputs,
             sources,
-            output_gradients=[*kernel_bars, *bias_bars],
+            output_gradients=[*known[:-1], layout.all_raw_parameters(known[-1])],
             unconnected_gradients="zero",
         )
         x_bar = total * stretch + tilt
@@ -322,69 +317,90 @@ class _Solver:
             self.layout.block_steps, self.layout.steps - block * self.layout.block_steps
         )
 
-    def _of_step(self, rows, layer, block, step, backwards=False):
-        """Set rows that belong to other steps to zero: they are incomplete, and may overflow."""
-        layer = self.layout.layers[layer]
-        if layer.uniform:
-            return rows
-        size = tf.constant(layer.sizes, tf.int32)[block, step]
-        row = np.arange(layer.width)[:, None]
-        return tf.where(row >= layer.width - size if backwards else row < size, rows, 0)
+    def _window(self, layer, block):
+        return tf.constant(self.layout.layers[layer].windows, tf.int32)[block]
 
-    def _add_products(self, sums, kernels, known, block, first, last):
-        """Add the products of one block of rows of each kernel with known blocks of each layer.
+    def _of_block(self, values, layer, block):
+        """Return the rows of a layer that a block covers."""
+        return _rows(values, self._window(layer, block), self.layout.layers[layer].height)
 
-        Args:
-          sums: what to add to, of one block's rows each; a single column serves the whole batch.
-          kernels: matrices of blocks.
-          known: what to multiply, all blocks of rows.
-          block: the block of rows.
-          first: first of the known blocks.
-          last: the one after the last of them.
+    def _start(self, layer, block, step):
+        return tf.constant(self.layout.layers[layer].starts, tf.int32)[block, step]
+
+    def _tile(self, kernel, layer, block, other, own_rows=False, own_columns=False):
+        """Return what links a block of a layer to another block of the next layer.
+
+        Rows or columns that other blocks cover as well can be set to zero.
         """
+        rows, columns = self.layout.layers[layer : layer + 2]
+        tile = tf.slice(
+            kernel,
+            [self._window(layer, block), self._window(layer + 1, other)],
+            [rows.height, columns.height],
+        )
+        if own_rows:
+            tile = tf.where(tf.constant(rows.own_of_block)[block][:, None], tile, 0)
+        if own_columns:
+            tile = tf.where(tf.constant(columns.own_of_block)[other], tile, 0)
+        return tile
+
+    def _update(self, buffer, rows, layer, block, step):
+        """Put the rows of a step into the buffer of its block, but for those of other steps."""
+        start, layer = self._start(layer, block, step), self.layout.layers[layer]
+        if not layer.own_of_step.all():
+            own = tf.constant(layer.own_of_step)[block, step][:, None]
+            rows = tf.where(own, rows, _rows(buffer, start, layer.width))
+        return update_rows(buffer, start, rows)
+
+    def _add_block(self, known, buffers, first, block):
+        """Add the buffers of a block to what is known of the layers from number `first` on."""
+        if self.layout.blocks == 1:
+            return buffers
+        sums = [
+            self._of_block(rows, i, block) + own_rows
+            for i, (rows, own_rows) in enumerate(zip(known, buffers), start=first)
+        ]
+        return [
+            update_rows(rows, self._window(i, block), total)
+            for i, (rows, total) in enumerate(zip(known, sums), start=first)
+        ]
+
+    def _add_products(self, sums, products, batch, first, last):
+        """Add the products of blocks from `first` to before `last` to a block's rows."""
         if self.layout.blocks == 1:
             return sums
-        heights = [total.shape[0] for total in sums]
-        depths = [rows.shape[0] // self.layout.blocks for rows in known]
-        sums = [total + tf.zeros((1, _batch_size(known[0])), total.dtype) for total in sums]
+        sums = [total + tf.zeros((1, batch), total.dtype) for total in sums]
+        return tf.while_loop(
+            lambda j, *_: j < last,
+            lambda j, *sums: (j + 1, *[a + b for a, b in zip(sums, products(j))]),
+            (first, *sums),
+        )[1:]
 
-        def add(j, *sums):
-            parts = [
-                tf.matmul(
-                    tf.slice(kernel, [block * n, j * m], [n, m]),
-                    ops.cast(_rows(rows, j * m, m), kernel.dtype),
-                )
-                for kernel, rows, n, m in zip(kernels, known, heights, depths)
-            ]
-            return j + 1, *[total + part for total, part in zip(sums, parts)]
+    def _arrange(self, weights):
+        """Return kernels whose components and parameters are sorted by step.
 
-        return tf.while_loop(lambda j, *_: j < last, add, (first, *sums))[1:]
-
-    def _arrange(self, first, condition, weights):
-        """Return masked kernels as (rows out, rows in) and biases as (rows out, 1 or batch).
-
-        `first` is the component before the first step, if there is one; the first layer's biases
-        contain what it and the condition contribute. Its column of the first kernel comes third.
+        Of the first kernel, what links the component before the first step, if there is one, comes
+        apart, as a column.
         """
-        made, layout = self.made, self.layout
-        depth, dtype = len(made._products), made.compute_dtype
-        kernels, biases, column = [], [], None
-        for i, product in enumerate(made._products):
-            kernel = product.masked(ops.cast(weights[i], dtype))
-            bias = layout.rows(ops.cast(weights[depth + i], dtype)[:, None], i + 1)
-            if i == 0 and condition is not None:
-                shift = tf.matmul(
-                    ops.cast(weights[-1], dtype),
-                    ops.cast(condition, dtype),
-                    transpose_a=True,
-                )
-                bias = bias + layout.rows(shift, 1)
-            if i == 0 and first is not None:
-                column = layout.rows(kernel[layout.order[0]][:, None], 1)
-                bias = bias + column * ops.cast(first, dtype)
-            kernels.append(layout.rows(tf.transpose(layout.rows(kernel, i)), i + 1))
-            biases.append(bias)
-        return kernels, biases, column
+        depth, order, lowest = len(self.made._products), self.layout.order, self.layout.lowest
+        kernels = [ops.cast(weight, self.made.compute_dtype) for weight in weights[:depth]]
+        kernels[-1] = tf.transpose(self.layout.raw_parameters(tf.transpose(kernels[-1])))
+        column = kernels[0][order[0]][:, None] if lowest == 1 else None
+        kernels[0] = self.layout.components(kernels[0])
+        return kernels, column
+
+    def _biases(self, first, column, condition, weights):
+        """Return biases as (rows, 1 or batch), with the condition's and first component's part."""
+        depth, dtype = len(self.made._products), self.made.compute_dtype
+        biases = [ops.cast(bias, dtype)[:, None] for bias in weights[depth : 2 * depth]]
+        if condition is not None:
+            biases[0] += tf.matmul(
+                ops.cast(weights[-1], dtype), ops.cast(condition, dtype), transpose_a=True
+            )
+        biases[-1] = self.layout.raw_parameters(biases[-1])
+        if first is not None:
+            biases[0] += column * ops.cast(first, dtype)
+        return biases
 
     def _component(self, x, raw):
         """Apply the map to one component, with `parameters` rows of raw parameters."""
@@ -403,17 +419,21 @@ class _Solver:
         )
         return y[None], log_derivative
 
-    def _evaluate(self, y, kernels, biases):
-        """Return the inputs of each layer at the known result, their slopes, the raw parameters."""
-        activations, slopes = [ops.cast(y, self.made.compute_dtype)], []
-        for kernel, bias in zip(kernels[:-1], biases[:-1]):
-            pre = tf.matmul(kernel, activations[-1]) + bias
-            with tf.GradientTape() as tape:
-                tape.watch(pre)
-                activated = self.made.activation(pre)
-            activations.append(activated)
-            slopes.append(tape.gradient(activated, pre))
-        return activations, slopes, tf.matmul(kernels[-1], activations[-1]) + biases[-1]
+    def _evaluate(self, y, condition, weights, tape):
+        """Return each layer's outputs before activation, at the known result, and their slopes.
+
+        To the tape, no layer depends on the one below.
+        """
+        outputs, slopes = [], []
+        inputs = y
+        for i in range(len(self.made._products)):
+            if i > 0:
+                with tape.stop_recording(), tf.GradientTape() as activation:
+                    activation.watch(outputs[-1])
+                    inputs = self.made.activation(outputs[-1])
+                    slopes.append(activation.gradient(inputs, outputs[-1]))
+            outputs.append(self.made.apply_layer(i, inputs, condition, weights))
+        return outputs, slopes
 
     def _map_derivatives(self, x, raw, upstream_log_det):
         """Derivatives of the values, and of the weighted log-derivatives, in x and parameters."""
