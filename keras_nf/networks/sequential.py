@@ -182,7 +182,7 @@ class _Solver:
             for start, end in itertools.pairwise(layout.parts):
                 reach = [layer.reach(end) for layer in layout.layers]
                 own = [
-                    self._tile(kernel, i, s, s)[: reach[i], : reach[i + 1]]
+                    tf.transpose(self._tile(kernel, i, s, s)[: reach[i], : reach[i + 1]])
                     for i, kernel in enumerate(kernels)
                 ]
 
@@ -190,8 +190,7 @@ class _Solver:
                     below, hidden = ops.cast(buffers[0], dtype), []
                     for i, (kernel, offset) in enumerate(zip(own, offsets), start=1):
                         row, width = self._start(i, s, t), layout.layers[i].width
-                        columns = tf.slice(kernel, [0, row], [kernel.shape[0], width])
-                        pre = _product(columns, below, transpose=True) + _rows(offset, row, width)
+                        pre = _product(_rows(kernel, row, width), below) + _rows(offset, row, width)
                         if i < len(own):
                             below = self._update(buffers[i], self.made.activation(pre), i, s, t)
                             hidden.append(below)
