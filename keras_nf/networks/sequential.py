@@ -159,25 +159,11 @@ class _Solver:
         layout, dtype = self.layout, self.made.compute_dtype
         first, log_det = self._first(x, weights)
         kernels, column = self._arrange(weights)
-        biases = self._biases(first, column, condition, weights)
         x_rows = layout.components(x)
         batch = _batch_size(x)
         dtypes = [x.dtype, *[dtype] * (len(kernels) - 1)]
 
-        def block(s, log_det, *known):
-            def products(j):
-                return [
-                    _product(
-                        self._tile(kernel, i, j, s, own_rows=True),
-                        ops.cast(self._of_block(rows, i, j), dtype),
-                        transpose=True,
-                    )
-                    for i, (kernel, rows) in enumerate(zip(kernels, known))
-                ]
-
-            offsets = [self._of_block(bias, i, s) for i, bias in enumerate(biases, start=1)]
-            offsets = self._add_products(offsets, products, batch, 0, s)
-            x_s = self._of_block(x_rows, 0, s)
+        def block(s, log_det, y, sums):
             buffers = [tf.zeros((0, batch), kind) for kind in dtypes]
             for start, end in itertools.pairwise(layout.parts):
                 reach = [layer.reach(end) for layer in layout.layers]
@@ -188,15 +174,14 @@ class _Solver:
 
                 def step(t, log_det, *buffers, own=own):
                     below, hidden = ops.cast(buffers[0], dtype), []
-                    for i, (kernel, offset) in enumerate(zip(own, offsets), start=1):
-                        row, width = self._start(i, s, t), layout.layers[i].width
-                        pre = _product(_rows(kernel, row, width), below) + _rows(offset, row, width)
+                    for i, (kernel, total) in enumerate(zip(own, sums), start=1):
+                        rows = _rows(kernel, self._start(i, s, t), layout.layers[i].width)
+                        pre = _product(rows, below) + self._of_step(total, i, s, t)
                         if i < len(own):
                             below = self._update(buffers[i], self.made.activation(pre), i, s, t)
                             hidden.append(below)
-                    row = self._start(0, s, t)
-                    y, log_derivative = self._component(x_s[row], pre)
-                    y = update_rows(buffers[0], row, y[None])
+                    y, log_derivative = self._component(self._of_step(x_rows, 0, s, t)[0], pre)
+                    y = update_rows(buffers[0], self._start(0, s, t), y[None])
                     return (t + 1, log_det + log_derivative, y, *hidden)
 
                 buffers = [
@@ -207,11 +192,20 @@ class _Solver:
                 _, log_det, *buffers = tf.while_loop(
                     lambda t, *state, stop=stop: t < stop, step, (start, log_det, *buffers)
                 )
-            return s + 1, log_det, *self._add_block(known, buffers, 0, s)
+            [y] = self._add_block([y], buffers[:1], 0, s)
+            buffers = [ops.cast(rows, dtype) for rows in buffers]
 
-        known = [tf.zeros((layer.count, batch), kind) for layer, kind in zip(layout.layers, dtypes)]
-        _, log_det, *known = self._over_blocks(block, (0, log_det, *known))
-        return layout.all_components(first, known[0]), log_det
+            def products(j):
+                for i, (kernel, rows) in enumerate(zip(kernels, buffers)):
+                    tile = self._tile(kernel, i, s, j, own_columns=True)
+                    yield _product(tile, rows, transpose=True)
+
+            return s + 1, log_det, y, self._add_products(sums, 1, products, s + 1, layout.blocks)
+
+        y = tf.zeros((layout.steps, batch), x.dtype)
+        sums = self._over_batch(self._biases(first, column, condition, weights), batch)
+        _, log_det, y, _ = self._over_blocks(block, (0, log_det, y, sums))
+        return layout.all_components(first, y), log_det
 
     def gradients(self, x, y, upstream_y, upstream_log_det, condition, weights):
         """Return the gradients with respect to x, the condition, if any, and the weights."""
@@ -228,56 +222,45 @@ class _Solver:
         stretch, tilt, direct, indirect = self._map_derivatives(x_rows, raw, upstream_log_det)
         upstream = layout.components(upstream_y)
         kernels, column = self._arrange(weights)
-        batch = _batch_size(x)
+        depth, batch = len(kernels), _batch_size(x)
 
-        def block(s, total, *known):
-            def products(j):
-                return [
-                    _product(
-                        self._tile(kernel, i, s, j, own_columns=True),
-                        self._of_block(rows, i + 1, j),
-                    )
-                    for i, (kernel, rows) in enumerate(zip(kernels, known))
-                ]
-
-            late = [tf.zeros((layer.height, 1), dtype) for layer in layout.layers[:-1]]
-            late = self._add_products(late, products, batch, s + 1, layout.blocks)
+        def block(s, total, known, sums):
             own = [self._tile(kernel, i, s, s) for i, kernel in enumerate(kernels)]
-            slopes_s = [self._of_block(slope, i, s) for i, slope in enumerate(slopes, start=1)]
-            upstream_s = self._of_block(upstream, 0, s)
-            direct_s, indirect_s = (
-                self._of_block(a, len(kernels), s) for a in (direct, indirect)
-            )
 
             def step(t, total, *buffers):
-                def of_step(rows, i):
-                    return _rows(rows, self._start(i, s, t), layout.layers[i].width)
-
                 def back(i, above):
-                    return _product(of_step(own[i], i), above) + of_step(late[i], i)
+                    rows = _rows(own[i], self._start(i, s, t), layout.layers[i].width)
+                    return _product(rows, above) + self._of_step(sums[i], i, s, t)
 
-                total_t = of_step(upstream_s, 0) + ops.cast(back(0, buffers[0]), x.dtype)
-                parts = [of_step(a, len(kernels)) for a in (direct_s, indirect_s)]
+                total_t = self._of_step(upstream, 0, s, t) + ops.cast(back(0, buffers[0]), x.dtype)
+                parts = [self._of_step(a, depth, s, t) for a in (direct, indirect)]
                 theta = ops.cast(parts[0] * total_t + parts[1], dtype)
-                above = self._update(buffers[-1], theta, len(kernels), s, t)
+                above = self._update(buffers[-1], theta, depth, s, t)
                 updated = [above]
-                for i in range(len(slopes), 0, -1):
-                    bar = back(i, above) * of_step(slopes_s[i - 1], i)
+                for i in range(depth - 1, 0, -1):
+                    bar = back(i, above) * self._of_step(slopes[i - 1], i, s, t)
                     above = self._update(buffers[i - 1], bar, i, s, t)
                     updated.append(above)
-                row = self._window(0, s) + self._start(0, s, t)
-                return (t - 1, update_rows(total, row, total_t), *updated[::-1])
+                total = update_rows(total, self._row(0, s, t), total_t)
+                return (t - 1, total, *updated[::-1])
 
             buffers = [tf.zeros((layer.height, batch), dtype) for layer in layout.layers[1:]]
             _, total, *buffers = tf.while_loop(
                 lambda t, *state: t >= 0, step, (self._steps_of(s) - 1, total, *buffers)
             )
-            return s - 1, total, *self._add_block(known, buffers, 1, s)
+
+            def products(j):
+                for i, (kernel, rows) in enumerate(zip(kernels, buffers)):
+                    yield _product(self._tile(kernel, i, j, s, own_rows=True), rows)
+
+            known = self._add_block(known, buffers, 1, s)
+            return s - 1, total, known, self._add_products(sums, 0, products, 0, s)
 
         # The sums of all derivatives by y, and the adjoints of the layers above it.
         known = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[1:]]
-        state = (layout.blocks - 1, tf.zeros_like(upstream), *known)
-        _, total, *known = self._over_blocks(block, state)
+        sums = [tf.zeros((layer.count, 1), dtype) for layer in layout.layers[:-1]]
+        state = (layout.blocks - 1, tf.zeros_like(upstream), known, self._over_batch(sums, batch))
+        _, total, known, _ = self._over_blocks(block, state)
         bars = network.gradient(
             outputs,
             sources,
@@ -319,9 +302,12 @@ class _Solver:
     def _window(self, layer, block):
         return tf.constant(self.layout.layers[layer].windows, tf.int32)[block]
 
-    def _of_block(self, values, layer, block):
-        """Return the rows of a layer that a block covers."""
-        return _rows(values, self._window(layer, block), self.layout.layers[layer].height)
+    def _of_step(self, values, layer, block, step):
+        """Return the rows of a layer that a step covers."""
+        return _rows(values, self._row(layer, block, step), self.layout.layers[layer].width)
+
+    def _row(self, layer, block, step):
+        return self._window(layer, block) + self._start(layer, block, step)
 
     def _start(self, layer, block, step):
         return tf.constant(self.layout.layers[layer].starts, tf.int32)[block, step]
@@ -355,25 +341,37 @@ class _Solver:
         """Add the buffers of a block to what is known of the layers from number `first` on."""
         if self.layout.blocks == 1:
             return buffers
-        sums = [
-            self._of_block(rows, i, block) + own_rows
+        return [
+            self._add_window(rows, own_rows, i, block)
             for i, (rows, own_rows) in enumerate(zip(known, buffers), start=first)
         ]
-        return [
-            update_rows(rows, self._window(i, block), total)
-            for i, (rows, total) in enumerate(zip(known, sums), start=first)
-        ]
 
-    def _add_products(self, sums, products, batch, first, last):
-        """Add the products of blocks from `first` to before `last` to a block's rows."""
+    def _add_window(self, values, rows, layer, block):
+        """Add to the rows of a layer that a block covers."""
+        start = self._window(layer, block)
+        return update_rows(values, start, _rows(values, start, rows.shape[0]) + rows)
+
+    def _over_batch(self, sums, batch):
+        """Make room for products to be added, where there are any."""
         if self.layout.blocks == 1:
             return sums
-        sums = [total + tf.zeros((1, batch), total.dtype) for total in sums]
-        return tf.while_loop(
-            lambda j, *_: j < last,
-            lambda j, *sums: (j + 1, *[a + b for a, b in zip(sums, products(j))]),
-            (first, *sums),
-        )[1:]
+        return [total + tf.zeros((1, batch), total.dtype) for total in sums]
+
+    def _add_products(self, sums, layer, products, first, last):
+        """Add `products(j)` to the rows of block j, from block `first` to before `last`.
+
+        The first of the sums is that of layer number `layer`.
+        """
+        if self.layout.blocks == 1:
+            return sums
+
+        def add(j, sums):
+            return j + 1, [
+                self._add_window(total, rows, i, j)
+                for i, (total, rows) in enumerate(zip(sums, products(j)), start=layer)
+            ]
+
+        return tf.while_loop(lambda j, _: j < last, add, (first, sums))[1]
 
     def _arrange(self, weights):
         """Return kernels whose components and parameters are sorted by step.
