@@ -160,7 +160,8 @@ class _Solver:
         first, log_det = self._first(x, weights)
         kernels, column = self._arrange(weights)
         x_rows = layout.components(x)
-        batch = _batch_size(x)
+        depth, batch = len(kernels), _batch_size(x)
+        biases = self._biases(first, column, condition, weights)
         dtypes = [x.dtype, *[dtype] * (len(kernels) - 1)]
 
         def block(s, log_det, y, sums):
@@ -168,15 +169,23 @@ class _Solver:
             for start, end in itertools.pairwise(layout.parts):
                 reach = [layer.reach(end) for layer in layout.layers]
                 own = [
-                    tf.transpose(self._tile(kernel, i, s, s)[: reach[i], : reach[i + 1]])
+                    self._tile(kernel, i, s, s)[: reach[i], : reach[i + 1]]
                     for i, kernel in enumerate(kernels)
                 ]
+                if layout.blocks == 1:
+                    # The bias is the weight of a last unit, which is one.
+                    for i in range(1, depth):
+                        bias = tf.transpose(biases[i][: reach[i + 1]])
+                        own[i] = tf.concat([own[i], bias], axis=0)
+                own = [tf.transpose(kernel) for kernel in own]
 
                 def step(t, log_det, *buffers, own=own):
                     below, hidden = ops.cast(buffers[0], dtype), []
-                    for i, (kernel, total) in enumerate(zip(own, sums), start=1):
+                    for i, kernel in enumerate(own, start=1):
                         rows = _rows(kernel, self._start(i, s, t), layout.layers[i].width)
-                        pre = _product(rows, below) + self._of_step(total, i, s, t)
+                        pre = _product(rows, below)
+                        if i <= len(sums):
+                            pre += self._of_step(sums[i - 1], i, s, t)
                         if i < len(own):
                             below = self._update(buffers[i], self.made.activation(pre), i, s, t)
                             hidden.append(below)
@@ -188,10 +197,15 @@ class _Solver:
                     tf.pad(rows, [[0, n - rows.shape[0]], [0, 0]])
                     for rows, n in zip(buffers, reach)
                 ]
+                if layout.blocks == 1:
+                    one = tf.ones((1, batch), dtype)
+                    buffers[1:] = [tf.concat([rows, one], axis=0) for rows in buffers[1:]]
                 stop = tf.minimum(end, self._steps_of(s))
                 _, log_det, *buffers = tf.while_loop(
                     lambda t, *state, stop=stop: t < stop, step, (start, log_det, *buffers)
                 )
+                if layout.blocks == 1:
+                    buffers[1:] = [rows[:-1] for rows in buffers[1:]]
             [y] = self._add_block([y], buffers[:1], 0, s)
             buffers = [ops.cast(rows, dtype) for rows in buffers]
 
@@ -203,7 +217,8 @@ class _Solver:
             return s + 1, log_det, y, self._add_products(sums, 1, products, s + 1, layout.blocks)
 
         y = tf.zeros((layout.steps, batch), x.dtype)
-        sums = self._over_batch(self._biases(first, column, condition, weights), batch)
+        sums = biases[:1] if layout.blocks == 1 else biases
+        sums = self._over_batch(sums, batch)
         _, log_det, y, _ = self._over_blocks(block, (0, log_det, y, sums))
         return layout.all_components(first, y), log_det
 
