@@ -46,12 +46,13 @@ class _Rows:
       own_of_block: whether a row that a block covers is its own, of shape (blocks, height).
     """
 
-    def __init__(self, counts, blocks):
+    def __init__(self, counts, blocks, before=0):
         steps = -(-len(counts) // blocks)
-        bounds = np.concatenate([[0], np.cumsum(counts)])
+        bounds = before + np.concatenate([[0], np.cumsum(counts)])
         self.count, self.width = int(bounds[-1]), int(counts.max())
         starts = np.minimum(bounds[:-1], self.count - self.width)
-        first = starts[::steps]
+        # Rows before those of the first step belong to the first block.
+        first = np.append(0, starts[steps::steps])
         last = np.append(starts[steps - 1 : -1 : steps], starts[-1]) + self.width
         self.height = int((last - first).max())
         self.windows = np.minimum(first, self.count - self.height)
@@ -61,7 +62,7 @@ class _Rows:
         self.own_of_step = self._of_blocks(own, steps)
         rows = self.windows[:, None] + np.arange(self.height)
         ends = np.append(bounds[steps:-1:steps], bounds[-1])
-        self.own_of_block = (bounds[:-1:steps, None] <= rows) & (rows < ends[:, None])
+        self.own_of_block = (np.append(0, ends[:-1])[:, None] <= rows) & (rows < ends[:, None])
 
     def _of_blocks(self, values, steps):
         """Arrange values, one for each step, by blocks; the last repeats its last one."""
@@ -96,22 +97,22 @@ class _Layout:
         self.blocks = -(-self.steps // self.block_steps)
         parts = 2 if self.blocks == 1 and self.steps > 1 else 1
         self.parts = [self.block_steps * part // parts for part in range(parts + 1)]
-        counts = [ones, *hidden, self.parameters * ones]
-        self.layers = [_Rows(layer, self.blocks) for layer in counts]
+        above = [*hidden, self.parameters * ones]
+        self.layers = [_Rows(ones, self.blocks, before=self.lowest)]
+        self.layers += [_Rows(layer, self.blocks) for layer in above]
 
-    def components(self, values):
-        """Sort rows, one for each component, and leave out what comes before the first step."""
-        return permute(values, self.order)[self.lowest :]
+    def sort(self, rows):
+        """Sort rows, one for each component, by order."""
+        return permute(rows, self.order)
 
-    def all_components(self, first, rows):
-        """Return the rows of all components, from the first one's and those of the steps."""
-        rows = rows if first is None else tf.concat([first, rows], axis=0)
+    def unsort(self, rows):
+        """Undo `sort`."""
         return permute(rows, invert_permutation(self.order))
 
     def raw_parameters(self, values):
         """Sort MADE's outputs: from parameter by parameter to component by component."""
         shape = (self.parameters, len(self.order), _batch_size(values))
-        values = permute(tf.transpose(tf.reshape(values, shape), (1, 0, 2)), self.order)
+        values = self.sort(tf.transpose(tf.reshape(values, shape), (1, 0, 2)))
         return tf.reshape(values[self.lowest :], (-1, shape[2]))
 
     def all_raw_parameters(self, rows):
@@ -119,8 +120,7 @@ class _Layout:
         batch = _batch_size(rows)
         rows = tf.reshape(rows, (self.steps, self.parameters, batch))
         rows = tf.pad(rows, [[self.lowest, 0], [0, 0], [0, 0]])
-        rows = tf.transpose(permute(rows, invert_permutation(self.order)), (1, 0, 2))
-        return tf.reshape(rows, (-1, batch))
+        return tf.reshape(tf.transpose(self.unsort(rows), (1, 0, 2)), (-1, batch))
 
 
 def _rows(values, start, count):
@@ -158,25 +158,23 @@ class _Solver:
         """Return y and the sum of log-derivatives, for x of shape (components, batch)."""
         layout, dtype = self.layout, self.made.compute_dtype
         first, log_det = self._first(x, weights)
-        kernels, column = self._arrange(weights)
-        x_rows = layout.components(x)
+        kernels, biases = self._kernels(weights), self._biases(condition, weights)
+        x_rows = layout.sort(x)
         depth, batch = len(kernels), _batch_size(x)
-        biases = self._biases(first, column, condition, weights)
-        dtypes = [x.dtype, *[dtype] * (len(kernels) - 1)]
 
         def block(s, log_det, y, sums):
-            buffers = [tf.zeros((0, batch), kind) for kind in dtypes]
+            # What a layer adds to its sum, or to zero, has the bias as weight of a unit of one.
+            with_one = range(len(sums), depth)
+            buffers = [self._own_rows(y, s), *[tf.zeros((0, batch), dtype) for _ in kernels[1:]]]
             for start, end in itertools.pairwise(layout.parts):
                 reach = [layer.reach(end) for layer in layout.layers]
                 own = [
                     self._tile(kernel, i, s, s)[: reach[i], : reach[i + 1]]
                     for i, kernel in enumerate(kernels)
                 ]
-                if layout.blocks == 1:
-                    # The bias is the weight of a last unit, which is one.
-                    for i in range(1, depth):
-                        bias = tf.transpose(biases[i][: reach[i + 1]])
-                        own[i] = tf.concat([own[i], bias], axis=0)
+                for i in with_one:
+                    bias = tf.transpose(biases[i][: reach[i + 1]])
+                    own[i] = tf.concat([own[i], bias], axis=0)
                 own = [tf.transpose(kernel) for kernel in own]
 
                 def step(t, log_det, *buffers, own=own):
@@ -197,16 +195,16 @@ class _Solver:
                     tf.pad(rows, [[0, n - rows.shape[0]], [0, 0]])
                     for rows, n in zip(buffers, reach)
                 ]
-                if layout.blocks == 1:
-                    one = tf.ones((1, batch), dtype)
-                    buffers[1:] = [tf.concat([rows, one], axis=0) for rows in buffers[1:]]
+                for i in with_one:
+                    one = tf.ones((1, batch), buffers[i].dtype)
+                    buffers[i] = tf.concat([buffers[i], one], axis=0)
                 stop = tf.minimum(end, self._steps_of(s))
                 _, log_det, *buffers = tf.while_loop(
                     lambda t, *state, stop=stop: t < stop, step, (start, log_det, *buffers)
                 )
-                if layout.blocks == 1:
-                    buffers[1:] = [rows[:-1] for rows in buffers[1:]]
-            [y] = self._add_block([y], buffers[:1], 0, s)
+                for i in with_one:
+                    buffers[i] = buffers[i][:-1]
+            [y] = self._put_block([y], buffers[:1], 0, s)
             buffers = [ops.cast(rows, dtype) for rows in buffers]
 
             def products(j):
@@ -216,11 +214,13 @@ class _Solver:
 
             return s + 1, log_det, y, self._add_products(sums, 1, products, s + 1, layout.blocks)
 
-        y = tf.zeros((layout.steps, batch), x.dtype)
-        sums = biases[:1] if layout.blocks == 1 else biases
-        sums = self._over_batch(sums, batch)
-        _, log_det, y, _ = self._over_blocks(block, (0, log_det, y, sums))
-        return layout.all_components(first, y), log_det
+        if layout.blocks == 1:
+            _, log_det, y, _ = block(0, log_det, first, [] if condition is None else biases[:1])
+        else:
+            y = tf.pad(first, [[0, len(layout.order) - first.shape[0]], [0, 0]])
+            sums = [bias + tf.zeros((1, batch), dtype) for bias in biases]
+            _, log_det, y, _ = self._over_blocks(block, (0, log_det, y, sums))
+        return layout.unsort(y), log_det
 
     def gradients(self, x, y, upstream_y, upstream_log_det, condition, weights):
         """Return the gradients with respect to x, the condition, if any, and the weights."""
@@ -233,10 +233,9 @@ class _Solver:
         with tf.GradientTape() as network:
             network.watch(sources)
             outputs, slopes = self._evaluate(y, condition, weights, network)
-        raw, x_rows = layout.raw_parameters(outputs[-1]), layout.components(x)
+        raw, x_rows = layout.raw_parameters(outputs[-1]), layout.sort(x)[layout.lowest :]
         stretch, tilt, direct, indirect = self._map_derivatives(x_rows, raw, upstream_log_det)
-        upstream = layout.components(upstream_y)
-        kernels, column = self._arrange(weights)
+        upstream, kernels = layout.sort(upstream_y), self._kernels(weights)
         depth, batch = len(kernels), _batch_size(x)
 
         def block(s, total, known, sums):
@@ -268,13 +267,14 @@ class _Solver:
                 for i, (kernel, rows) in enumerate(zip(kernels, buffers)):
                     yield _product(self._tile(kernel, i, j, s, own_rows=True), rows)
 
-            known = self._add_block(known, buffers, 1, s)
+            known = self._put_block(known, buffers, 1, s)
             return s - 1, total, known, self._add_products(sums, 0, products, 0, s)
 
         # The sums of all derivatives by y, and the adjoints of the layers above it.
         known = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[1:]]
-        sums = [tf.zeros((layer.count, 1), dtype) for layer in layout.layers[:-1]]
-        state = (layout.blocks - 1, tf.zeros_like(upstream), known, self._over_batch(sums, batch))
+        columns = 1 if layout.blocks == 1 else batch
+        sums = [tf.zeros((layer.count, columns), dtype) for layer in layout.layers[:-1]]
+        state = (layout.blocks - 1, tf.zeros_like(upstream), known, sums)
         _, total, known, _ = self._over_blocks(block, state)
         bars = network.gradient(
             outputs,
@@ -282,12 +282,12 @@ class _Solver:
             output_gradients=[*known[:-1], layout.all_raw_parameters(known[-1])],
             unconnected_gradients="zero",
         )
-        x_bar = total * stretch + tilt
+        x_bar = total[layout.lowest :] * stretch + tilt
         if layout.lowest == 0:
-            return layout.all_components(None, x_bar), *bars
+            return layout.unsort(x_bar), *bars
         # A product of a single row, which Grappler would fuse with the sum as if that were a bias.
-        back = tf.reduce_sum(column * known[0], axis=0)
-        total = upstream_y[layout.order[0]][None] + ops.cast(back, x.dtype)
+        back = tf.reduce_sum(kernels[0][0][:, None] * known[0], axis=0)
+        total = upstream[:1] + ops.cast(back, x.dtype)
         with tf.GradientTape() as tape:
             tape.watch([x, *sources])
             value, log_derivative = self._first(x, weights)
@@ -297,7 +297,7 @@ class _Solver:
             output_gradients=[total, upstream_log_det],
             unconnected_gradients="zero",
         )
-        x_bar = layout.all_components(tf.zeros_like(total), x_bar) + first_x_bar
+        x_bar = layout.unsort(tf.pad(x_bar, [[1, 0], [0, 0]])) + first_x_bar
         return x_bar, *[a + b for a, b in zip(bars, first_bars)]
 
     def _over_blocks(self, block, state):
@@ -352,25 +352,25 @@ class _Solver:
             rows = tf.where(own, rows, _rows(buffer, start, layer.width))
         return update_rows(buffer, start, rows)
 
-    def _add_block(self, known, buffers, first, block):
-        """Add the buffers of a block to what is known of the layers from number `first` on."""
+    def _own_rows(self, values, block):
+        """Return the rows of components that a block covers; those that others compute are zero."""
+        if self.layout.blocks == 1:
+            return values
+        layer = self.layout.layers[0]
+        rows = _rows(values, self._window(0, block), layer.height)
+        return tf.where(tf.constant(layer.own_of_block)[block][:, None], rows, 0)
+
+    def _put_block(self, known, buffers, first, block):
+        """Put the buffers of a block into what is known of the layers from number `first` on."""
         if self.layout.blocks == 1:
             return buffers
-        return [
-            self._add_window(rows, own_rows, i, block)
-            for i, (rows, own_rows) in enumerate(zip(known, buffers), start=first)
-        ]
-
-    def _add_window(self, values, rows, layer, block):
-        """Add to the rows of a layer that a block covers."""
-        start = self._window(layer, block)
-        return update_rows(values, start, _rows(values, start, rows.shape[0]) + rows)
-
-    def _over_batch(self, sums, batch):
-        """Make room for products to be added, where there are any."""
-        if self.layout.blocks == 1:
-            return sums
-        return [total + tf.zeros((1, batch), total.dtype) for total in sums]
+        result = []
+        for i, (rows, own_rows) in enumerate(zip(known, buffers), start=first):
+            start, layer = self._window(i, block), self.layout.layers[i]
+            own = tf.constant(layer.own_of_block)[block][:, None]
+            own_rows = tf.where(own, own_rows, _rows(rows, start, layer.height))
+            result.append(update_rows(rows, start, own_rows))
+        return result
 
     def _add_products(self, sums, layer, products, first, last):
         """Add `products(j)` to the rows of block j, from block `first` to before `last`.
@@ -381,28 +381,25 @@ class _Solver:
             return sums
 
         def add(j, sums):
-            return j + 1, [
-                self._add_window(total, rows, i, j)
-                for i, (total, rows) in enumerate(zip(sums, products(j)), start=layer)
-            ]
+            result = []
+            for i, (total, product) in enumerate(zip(sums, products(j)), start=layer):
+                start = self._window(i, j)
+                rows = _rows(total, start, self.layout.layers[i].height)
+                result.append(update_rows(total, start, rows + product))
+            return j + 1, result
 
         return tf.while_loop(lambda j, _: j < last, add, (first, sums))[1]
 
-    def _arrange(self, weights):
-        """Return kernels whose components and parameters are sorted by step.
-
-        Of the first kernel, what links the component before the first step, if there is one, comes
-        apart, as a column.
-        """
-        depth, order, lowest = len(self.made._products), self.layout.order, self.layout.lowest
-        kernels = [ops.cast(weight, self.made.compute_dtype) for weight in weights[:depth]]
+    def _kernels(self, weights):
+        """Return the kernels; components and parameters are sorted by step."""
+        kernels = weights[: len(self.made._products)]
+        kernels = [ops.cast(kernel, self.made.compute_dtype) for kernel in kernels]
         kernels[-1] = tf.transpose(self.layout.raw_parameters(tf.transpose(kernels[-1])))
-        column = kernels[0][order[0]][:, None] if lowest == 1 else None
-        kernels[0] = self.layout.components(kernels[0])
-        return kernels, column
+        kernels[0] = self.layout.sort(kernels[0])
+        return kernels
 
-    def _biases(self, first, column, condition, weights):
-        """Return biases as (rows, 1 or batch), with the condition's and first component's part."""
+    def _biases(self, condition, weights):
+        """Return biases as (rows, 1), the first with the condition's part as (rows, batch)."""
         depth, dtype = len(self.made._products), self.made.compute_dtype
         biases = [ops.cast(bias, dtype)[:, None] for bias in weights[depth : 2 * depth]]
         if condition is not None:
@@ -410,8 +407,6 @@ class _Solver:
                 ops.cast(weights[-1], dtype), ops.cast(condition, dtype), transpose_a=True
             )
         biases[-1] = self.layout.raw_parameters(biases[-1])
-        if first is not None:
-            biases[0] += column * ops.cast(first, dtype)
         return biases
 
     def _component(self, x, raw):
@@ -420,10 +415,10 @@ class _Solver:
         return y, tf.zeros_like(y) if log_derivative is None else log_derivative
 
     def _first(self, x, weights):
-        """Return the component before the first step, if any, and its log-derivative."""
+        """Return the row of the component before the first step, if any, and its log-derivative."""
         made, layout = self.made, self.layout
         if layout.lowest == 0:
-            return None, tf.zeros_like(x[0])
+            return x[:0], tf.zeros_like(x[0])
         bias = tf.reshape(weights[2 * len(made._products) - 1], (made.parameters, -1))
         raw = ops.cast(bias[:, layout.order[0]], made.compute_dtype)
         y, log_derivative = self._component(
