@@ -665,10 +665,10 @@ def _placeholder(y, sample_weight):
 def two_seeds(seed):
     """Return the seed as the pair of int32 that stateless random operations take."""
     if seed is None:
-        return ops.convert_to_tensor([draw_seed(), draw_seed()], "int32")
+        return tf.constant([draw_seed(), draw_seed()], tf.int32)
     if hasattr(seed, "__index__") and np.ndim(seed) == 0:
         seed = int(seed)
-        return ops.convert_to_tensor([(seed >> 31) & 0x7FFFFFFF, seed & 0x7FFFFFFF], "int32")
+        return tf.constant([(seed >> 31) & 0x7FFFFFFF, seed & 0x7FFFFFFF], tf.int32)
     seeds = tf.convert_to_tensor(seed)
     if seeds.shape != (2,) or not seeds.dtype.is_integer:
         raise ValueError(f"`seed` must be an integer, two of them, or None. Received: {seed!r}.")
