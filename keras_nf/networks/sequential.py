@@ -25,7 +25,7 @@ from keras_nf.layout import update_rows
 from keras_nf.permutation import invert_permutation, permute
 
 # Rows of the widest layer in one block: wide enough for a fast product, low enough for the cache.
-_BLOCK_ROWS = 128
+_BLOCK_ROWS = 64
 # A block of its own is not worth it below; two loops, the first with half the rows, are.
 _SINGLE_ROWS = 3 * _BLOCK_ROWS
 
