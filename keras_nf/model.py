@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.export import export_saved_model

@@ -100,6 +100,8 @@ class _Layout:
         above = [*hidden, self.parameters * ones]
         self.layers = [_Rows(ones, self.blocks, before=self.lowest)]
         self.layers += [_Rows(layer, self.blocks) for layer in above]
+        self.windows = np.stack([layer.windows for layer in self.layers], axis=-1)
+        self.starts = np.stack([layer.starts for layer in self.layers], axis=-1)
 
     def sort(self, rows):
         """Sort rows, one for each component, by order."""
@@ -123,6 +125,80 @@ class _Layout:
         return tf.reshape(tf.transpose(self.unsort(rows), (1, 0, 2)), (-1, batch))
 
 
+class _Block:
+    """A block of steps: the rows that it covers in each layer.
+
+    Args:
+      layout: the arrangement.
+      index: the block, a tensor of rank 0.
+    """
+
+    def __init__(self, layout, index):
+        self.layers, self.index, self.is_single = layout.layers, index, layout.blocks == 1
+        self.windows = [0] * len(self.layers)
+        if not self.is_single:
+            self.windows = tf.unstack(tf.constant(layout.windows, tf.int32)[index])
+        self.steps = tf.minimum(layout.block_steps, layout.steps - index * layout.block_steps)
+
+    def rows(self, values, layer):
+        return _rows(values, self.windows[layer], self.layers[layer].height)
+
+    def own(self, layer):
+        """Return which of the rows no other block computes."""
+        return tf.constant(self.layers[layer].own_of_block)[self.index]
+
+    def own_rows(self, values, layer):
+        """Return the block's rows; those that others compute are zero."""
+        if self.is_single:
+            return values
+        return tf.where(self.own(layer)[:, None], self.rows(values, layer), 0)
+
+    def put(self, values, rows, layer):
+        """Return values with the block's own rows replaced."""
+        if self.is_single:
+            return rows
+        rows = tf.where(self.own(layer)[:, None], rows, self.rows(values, layer))
+        return update_rows(values, self.windows[layer], rows)
+
+    def add(self, values, rows, layer):
+        return update_rows(values, self.windows[layer], self.rows(values, layer) + rows)
+
+    def tile(self, kernel, layer, other):
+        """Return what links the rows of a layer to another block's rows of the next layer."""
+        starts = [self.windows[layer], other.windows[layer + 1]]
+        return tf.slice(kernel, starts, [rows.height for rows in self.layers[layer : layer + 2]])
+
+
+class _Step:
+    """A step of a block: the rows that it covers in each layer.
+
+    Args:
+      layout: the arrangement.
+      block: the block.
+      index: the step within the block, a tensor of rank 0.
+    """
+
+    def __init__(self, layout, block, index):
+        self.block, self.index, self.layers = block, index, layout.layers
+        self.starts = tf.unstack(tf.constant(layout.starts, tf.int32)[block.index, index])
+
+    def rows(self, values, layer):
+        start = self.block.windows[layer] + self.starts[layer]
+        return _rows(values, start, self.layers[layer].width)
+
+    def rows_of_block(self, values, layer):
+        """Return the step's rows of the block's rows."""
+        return _rows(values, self.starts[layer], self.layers[layer].width)
+
+    def update(self, buffer, rows, layer):
+        """Put rows into the buffer of the block, but for those of other steps."""
+        own = self.layers[layer].own_of_step
+        if not own.all():
+            own = tf.constant(own)[self.block.index, self.index][:, None]
+            rows = tf.where(own, rows, self.rows_of_block(buffer, layer))
+        return update_rows(buffer, self.starts[layer], rows)
+
+
 def _rows(values, start, count):
     """Return `count` rows of a matrix, from row `start`."""
     return tf.slice(values, [start, 0], [count, tf.shape(values)[1]])
@@ -143,6 +219,12 @@ def _batch_size(values):
     return values.shape[1] if values.shape[1] is not None else tf.shape(values)[1]
 
 
+def _repeat(body, start, stop, *state):
+    """Apply `body` to a counter, from `start` to before `stop`, and a state; return the state."""
+    state = tf.while_loop(lambda i, *_: tf.not_equal(i, stop), body, (start, *state))[1:]
+    return state if len(state) > 1 else state[0]
+
+
 class _Solver:
     """Both loops for one MADE and one elementwise map, on matrices of shape (rows, batch).
 
@@ -159,68 +241,90 @@ class _Solver:
         layout, dtype = self.layout, self.made.compute_dtype
         first, log_det = self._first(x, weights)
         kernels, biases = self._kernels(weights), self._biases(condition, weights)
-        x_rows = layout.sort(x)
-        depth, batch = len(kernels), _batch_size(x)
+        x, batch = layout.sort(x), _batch_size(x)
 
-        def block(s, log_det, y, sums):
-            # What a layer adds to its sum, or to zero, has the bias as weight of a unit of one.
-            with_one = range(len(sums), depth)
-            buffers = [self._own_rows(y, s), *[tf.zeros((0, batch), dtype) for _ in kernels[1:]]]
-            for start, end in itertools.pairwise(layout.parts):
-                reach = [layer.reach(end) for layer in layout.layers]
-                own = [
-                    self._tile(kernel, i, s, s)[: reach[i], : reach[i + 1]]
-                    for i, kernel in enumerate(kernels)
-                ]
-                for i in with_one:
-                    bias = tf.transpose(biases[i][: reach[i + 1]])
-                    own[i] = tf.concat([own[i], bias], axis=0)
-                own = [tf.transpose(kernel) for kernel in own]
+        def solve_block(s, log_det, y, sums):
+            block = _Block(layout, s)
+            log_det, *buffers = self._solve_block(block, x, log_det, y, kernels, biases, sums)
+            y = block.put(y, buffers[0], 0)
 
-                def step(t, log_det, *buffers, own=own):
-                    below, hidden = ops.cast(buffers[0], dtype), []
-                    for i, kernel in enumerate(own, start=1):
-                        rows = _rows(kernel, self._start(i, s, t), layout.layers[i].width)
-                        pre = _product(rows, below)
-                        if i <= len(sums):
-                            pre += self._of_step(sums[i - 1], i, s, t)
-                        if i < len(own):
-                            below = self._update(buffers[i], self.made.activation(pre), i, s, t)
-                            hidden.append(below)
-                    y, log_derivative = self._component(self._of_step(x_rows, 0, s, t)[0], pre)
-                    y = update_rows(buffers[0], self._start(0, s, t), y[None])
-                    return (t + 1, log_det + log_derivative, y, *hidden)
-
-                buffers = [
-                    tf.pad(rows, [[0, n - rows.shape[0]], [0, 0]])
-                    for rows, n in zip(buffers, reach)
-                ]
-                for i in with_one:
-                    one = tf.ones((1, batch), buffers[i].dtype)
-                    buffers[i] = tf.concat([buffers[i], one], axis=0)
-                stop = tf.minimum(end, self._steps_of(s))
-                _, log_det, *buffers = tf.while_loop(
-                    lambda t, *state, stop=stop: t < stop, step, (start, log_det, *buffers)
-                )
-                for i in with_one:
-                    buffers[i] = buffers[i][:-1]
-            [y] = self._put_block([y], buffers[:1], 0, s)
-            buffers = [ops.cast(rows, dtype) for rows in buffers]
-
-            def products(j):
+            def add_products(j, sums):
+                later, result = _Block(layout, j), []
                 for i, (kernel, rows) in enumerate(zip(kernels, buffers)):
-                    tile = self._tile(kernel, i, s, j, own_columns=True)
-                    yield _product(tile, rows, transpose=True)
+                    tile = tf.where(later.own(i + 1), block.tile(kernel, i, later), 0)
+                    product = _product(tile, ops.cast(rows, dtype), transpose=True)
+                    result.append(later.add(sums[i], product, i + 1))
+                return j + 1, result
 
-            return s + 1, log_det, y, self._add_products(sums, 1, products, s + 1, layout.blocks)
+            return s + 1, log_det, y, _repeat(add_products, s + 1, layout.blocks, sums)
 
         if layout.blocks == 1:
-            _, log_det, y, _ = block(0, log_det, first, [] if condition is None else biases[:1])
+            sums = [] if condition is None else biases[:1]
+            state = self._solve_block(_Block(layout, 0), x, log_det, first, kernels, biases, sums)
+            log_det, y = state[:2]
         else:
             y = tf.pad(first, [[0, len(layout.order) - first.shape[0]], [0, 0]])
             sums = [bias + tf.zeros((1, batch), dtype) for bias in biases]
-            _, log_det, y, _ = self._over_blocks(block, (0, log_det, y, sums))
+            log_det, y, _ = _repeat(solve_block, 0, layout.blocks, log_det, y, sums)
         return layout.unsort(y), log_det
+
+    def _solve_block(self, block, x, log_det, y, kernels, biases, sums):
+        """Compute the rows of one block.
+
+        Args:
+          block: the block.
+          x: the components of x, by order.
+          log_det: sum of log-derivatives so far.
+          y: the components of y that are known, by order.
+          kernels: those of all layers.
+          biases: those of all layers.
+          sums: biases and products of earlier blocks, of all layers, or of the first few; the
+            others have their biases alone.
+
+        Returns:
+          The sum of log-derivatives, and the block's rows of the components and hidden layers.
+        """
+        layout, depth = self.layout, len(kernels)
+        batch = _batch_size(x)
+        # These get a last unit of one, of which the bias is the weight.
+        with_one = range(len(sums), depth)
+        buffers = [block.own_rows(y, 0)]
+        buffers += [tf.zeros((0, batch), kernel.dtype) for kernel in kernels[1:]]
+        for start, end in itertools.pairwise(layout.parts):
+            reach = [layer.reach(end) for layer in layout.layers]
+            own = [
+                block.tile(kernel, i, block)[: reach[i], : reach[i + 1]]
+                for i, kernel in enumerate(kernels)
+            ]
+            buffers = [
+                tf.pad(rows, [[0, n - rows.shape[0]], [0, 0]]) for rows, n in zip(buffers, reach)
+            ]
+            for i in with_one:
+                bias = tf.transpose(biases[i][: reach[i + 1]])
+                own[i] = tf.concat([own[i], bias], axis=0)
+                one = tf.ones((1, batch), buffers[i].dtype)
+                buffers[i] = tf.concat([buffers[i], one], axis=0)
+            own = [tf.transpose(kernel) for kernel in own]
+
+            def solve_step(t, log_det, *buffers, own=own):
+                step = _Step(layout, block, t)
+                below, hidden = ops.cast(buffers[0], own[0].dtype), []
+                for i, kernel in enumerate(own, start=1):
+                    pre = _product(step.rows_of_block(kernel, i), below)
+                    if i <= len(sums):
+                        pre += step.rows(sums[i - 1], i)
+                    if i < depth:
+                        below = step.update(buffers[i], self.made.activation(pre), i)
+                        hidden.append(below)
+                y, log_derivative = self._component(step.rows(x, 0)[0], pre)
+                y = step.update(buffers[0], y[None], 0)
+                return (t + 1, log_det + log_derivative, y, *hidden)
+
+            stop = tf.minimum(end, block.steps)
+            log_det, *buffers = _repeat(solve_step, start, stop, log_det, *buffers)
+            for i in with_one:
+                buffers[i] = buffers[i][:-1]
+        return log_det, *buffers
 
     def gradients(self, x, y, upstream_y, upstream_log_det, condition, weights):
         """Return the gradients with respect to x, the condition, if any, and the weights."""
@@ -238,44 +342,52 @@ class _Solver:
         upstream, kernels = layout.sort(upstream_y), self._kernels(weights)
         depth, batch = len(kernels), _batch_size(x)
 
-        def block(s, total, known, sums):
-            own = [self._tile(kernel, i, s, s) for i, kernel in enumerate(kernels)]
+        def adjoin_block(s, total, known, sums):
+            block = _Block(layout, s)
+            own = [block.tile(kernel, i, block) for i, kernel in enumerate(kernels)]
 
-            def step(t, total, *buffers):
+            def adjoin_step(t, total, *buffers):
+                step = _Step(layout, block, t)
+
                 def back(i, above):
-                    rows = _rows(own[i], self._start(i, s, t), layout.layers[i].width)
-                    return _product(rows, above) + self._of_step(sums[i], i, s, t)
+                    return _product(step.rows_of_block(own[i], i), above) + step.rows(sums[i], i)
 
-                total_t = self._of_step(upstream, 0, s, t) + ops.cast(back(0, buffers[0]), x.dtype)
-                parts = [self._of_step(a, depth, s, t) for a in (direct, indirect)]
-                theta = ops.cast(parts[0] * total_t + parts[1], dtype)
-                above = self._update(buffers[-1], theta, depth, s, t)
+                total_t = step.rows(upstream, 0) + ops.cast(back(0, buffers[0]), x.dtype)
+                theta = step.rows(direct, depth) * total_t + step.rows(indirect, depth)
+                above = step.update(buffers[-1], ops.cast(theta, dtype), depth)
                 updated = [above]
                 for i in range(depth - 1, 0, -1):
-                    bar = back(i, above) * self._of_step(slopes[i - 1], i, s, t)
-                    above = self._update(buffers[i - 1], bar, i, s, t)
+                    bar = back(i, above) * step.rows(slopes[i - 1], i)
+                    above = step.update(buffers[i - 1], bar, i)
                     updated.append(above)
-                total = update_rows(total, self._row(0, s, t), total_t)
+                total = update_rows(total, block.windows[0] + step.starts[0], total_t)
                 return (t - 1, total, *updated[::-1])
 
             buffers = [tf.zeros((layer.height, batch), dtype) for layer in layout.layers[1:]]
-            _, total, *buffers = tf.while_loop(
-                lambda t, *state: t >= 0, step, (self._steps_of(s) - 1, total, *buffers)
-            )
+            total, *buffers = _repeat(adjoin_step, block.steps - 1, -1, total, *buffers)
+            known = [block.put(*rows, i) for i, rows in enumerate(zip(known, buffers), start=1)]
 
-            def products(j):
+            def add_products(j, sums):
+                earlier, result = _Block(layout, j), []
                 for i, (kernel, rows) in enumerate(zip(kernels, buffers)):
-                    yield _product(self._tile(kernel, i, j, s, own_rows=True), rows)
+                    own = earlier.own(i)[:, None]
+                    tile = tf.where(own, earlier.tile(kernel, i, block), 0)
+                    result.append(earlier.add(sums[i], _product(tile, rows), i))
+                return j - 1, result
 
-            known = self._put_block(known, buffers, 1, s)
-            return s - 1, total, known, self._add_products(sums, 0, products, 0, s)
+            if not block.is_single:
+                sums = _repeat(add_products, s - 1, -1, sums)
+            return s - 1, total, known, sums
 
         # The sums of all derivatives by y, and the adjoints of the layers above it.
         known = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[1:]]
         columns = 1 if layout.blocks == 1 else batch
         sums = [tf.zeros((layer.count, columns), dtype) for layer in layout.layers[:-1]]
         state = (layout.blocks - 1, tf.zeros_like(upstream), known, sums)
-        _, total, known, _ = self._over_blocks(block, state)
+        if layout.blocks == 1:
+            _, total, known, _ = adjoin_block(*state)
+        else:
+            total, known, _ = _repeat(adjoin_block, state[0], -1, *state[1:])
         bars = network.gradient(
             outputs,
             sources,
@@ -299,96 +411,6 @@ class _Solver:
         )
         x_bar = layout.unsort(tf.pad(x_bar, [[1, 0], [0, 0]])) + first_x_bar
         return x_bar, *[a + b for a, b in zip(bars, first_bars)]
-
-    def _over_blocks(self, block, state):
-        """Apply `block` from the first block to the last, or backwards, whichever comes first."""
-        if self.layout.blocks == 1:
-            return block(*state)
-        return tf.while_loop(
-            lambda s, *_: tf.logical_and(s >= 0, s < self.layout.blocks), block, state
-        )
-
-    def _steps_of(self, block):
-        """Return the number of steps of a block; the last may have fewer."""
-        return tf.minimum(
-            self.layout.block_steps, self.layout.steps - block * self.layout.block_steps
-        )
-
-    def _window(self, layer, block):
-        return tf.constant(self.layout.layers[layer].windows, tf.int32)[block]
-
-    def _of_step(self, values, layer, block, step):
-        """Return the rows of a layer that a step covers."""
-        return _rows(values, self._row(layer, block, step), self.layout.layers[layer].width)
-
-    def _row(self, layer, block, step):
-        return self._window(layer, block) + self._start(layer, block, step)
-
-    def _start(self, layer, block, step):
-        return tf.constant(self.layout.layers[layer].starts, tf.int32)[block, step]
-
-    def _tile(self, kernel, layer, block, other, own_rows=False, own_columns=False):
-        """Return what links a block of a layer to another block of the next layer.
-
-        Rows or columns that other blocks cover as well can be set to zero.
-        """
-        rows, columns = self.layout.layers[layer : layer + 2]
-        tile = tf.slice(
-            kernel,
-            [self._window(layer, block), self._window(layer + 1, other)],
-            [rows.height, columns.height],
-        )
-        if own_rows:
-            tile = tf.where(tf.constant(rows.own_of_block)[block][:, None], tile, 0)
-        if own_columns:
-            tile = tf.where(tf.constant(columns.own_of_block)[other], tile, 0)
-        return tile
-
-    def _update(self, buffer, rows, layer, block, step):
-        """Put the rows of a step into the buffer of its block, but for those of other steps."""
-        start, layer = self._start(layer, block, step), self.layout.layers[layer]
-        if not layer.own_of_step.all():
-            own = tf.constant(layer.own_of_step)[block, step][:, None]
-            rows = tf.where(own, rows, _rows(buffer, start, layer.width))
-        return update_rows(buffer, start, rows)
-
-    def _own_rows(self, values, block):
-        """Return the rows of components that a block covers; those that others compute are zero."""
-        if self.layout.blocks == 1:
-            return values
-        layer = self.layout.layers[0]
-        rows = _rows(values, self._window(0, block), layer.height)
-        return tf.where(tf.constant(layer.own_of_block)[block][:, None], rows, 0)
-
-    def _put_block(self, known, buffers, first, block):
-        """Put the buffers of a block into what is known of the layers from number `first` on."""
-        if self.layout.blocks == 1:
-            return buffers
-        result = []
-        for i, (rows, own_rows) in enumerate(zip(known, buffers), start=first):
-            start, layer = self._window(i, block), self.layout.layers[i]
-            own = tf.constant(layer.own_of_block)[block][:, None]
-            own_rows = tf.where(own, own_rows, _rows(rows, start, layer.height))
-            result.append(update_rows(rows, start, own_rows))
-        return result
-
-    def _add_products(self, sums, layer, products, first, last):
-        """Add `products(j)` to the rows of block j, from block `first` to before `last`.
-
-        The first of the sums is that of layer number `layer`.
-        """
-        if self.layout.blocks == 1:
-            return sums
-
-        def add(j, sums):
-            result = []
-            for i, (total, product) in enumerate(zip(sums, products(j)), start=layer):
-                start = self._window(i, j)
-                rows = _rows(total, start, self.layout.layers[i].height)
-                result.append(update_rows(total, start, rows + product))
-            return j + 1, result
-
-        return tf.while_loop(lambda j, _: j < last, add, (first, sums))[1]
 
     def _kernels(self, weights):
         """Return the kernels; components and parameters are sorted by step."""
