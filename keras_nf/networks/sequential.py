@@ -3,11 +3,11 @@
 A hidden unit of degree k depends on the first k components alone, so each unit has to be computed
 once: a step computes the units of one degree from the components known so far, then the
 parameters of the next component, then the component. The units of a layer are sorted by degree
-and stored as (units, batch), so that a step reads contiguous rows of the weights and writes
-contiguous rows of a buffer. Steps are grouped into blocks: products of whole blocks bring in all
-earlier ones, and the steps of a block multiply the rows of their own block alone, which stay in
-the cache. One loop body serves all blocks, and one all steps, so that compilation takes the same
-time for events of any size.
+and stored as (units, batch), so that a step writes contiguous rows of a buffer. Steps are grouped
+into blocks: the steps of a block multiply the rows of their own block alone, which stay in the
+cache, and a block that is done adds its products to the sums of all blocks to come. One loop body
+serves all blocks, and one all steps, so that compilation takes the same time for events of any
+size.
 
 The gradient has the same structure, in reverse order: the adjoint of a unit is known once those
 of all units of higher degree are. Given those of all units, the gradient of a kernel is one
@@ -342,11 +342,11 @@ class _Solver:
         upstream, kernels = layout.sort(upstream_y), self._kernels(weights)
         depth, batch = len(kernels), _batch_size(x)
 
-        def adjoin_block(s, total, known, sums):
+        def pull_back_block(s, total, known, sums):
             block = _Block(layout, s)
             own = [block.tile(kernel, i, block) for i, kernel in enumerate(kernels)]
 
-            def adjoin_step(t, total, *buffers):
+            def pull_back_step(t, total, *buffers):
                 step = _Step(layout, block, t)
 
                 def back(i, above):
@@ -364,7 +364,7 @@ class _Solver:
                 return (t - 1, total, *updated[::-1])
 
             buffers = [tf.zeros((layer.height, batch), dtype) for layer in layout.layers[1:]]
-            total, *buffers = _repeat(adjoin_step, block.steps - 1, -1, total, *buffers)
+            total, *buffers = _repeat(pull_back_step, block.steps - 1, -1, total, *buffers)
             known = [block.put(*rows, i) for i, rows in enumerate(zip(known, buffers), start=1)]
 
             def add_products(j, sums):
@@ -385,9 +385,9 @@ class _Solver:
         sums = [tf.zeros((layer.count, columns), dtype) for layer in layout.layers[:-1]]
         state = (layout.blocks - 1, tf.zeros_like(upstream), known, sums)
         if layout.blocks == 1:
-            _, total, known, _ = adjoin_block(*state)
+            _, total, known, _ = pull_back_block(*state)
         else:
-            total, known, _ = _repeat(adjoin_block, state[0], -1, *state[1:])
+            total, known, _ = _repeat(pull_back_block, state[0], -1, *state[1:])
         bars = network.gradient(
             outputs,
             sources,
@@ -440,7 +440,7 @@ class _Solver:
         """Return the row of the component before the first step, if any, and its log-derivative."""
         made, layout = self.made, self.layout
         if layout.lowest == 0:
-            return x[:0], tf.zeros_like(x[0])
+            return tf.zeros((0, _batch_size(x)), x.dtype), tf.zeros_like(x[0])
         bias = tf.reshape(weights[2 * len(made._products) - 1], (made.parameters, -1))
         raw = ops.cast(bias[:, layout.order[0]], made.compute_dtype)
         y, log_derivative = self._component(
