@@ -219,10 +219,12 @@ def _batch_size(values):
     return values.shape[1] if values.shape[1] is not None else tf.shape(values)[1]
 
 
-def _repeat(body, start, stop, *state):
+def _repeat(body, start, stop, *state, step=1):
     """Apply `body` to a counter, from `start` to before `stop`, and a state; return the state."""
-    state = tf.while_loop(lambda i, *_: tf.not_equal(i, stop), body, (start, *state))[1:]
-    return state if len(state) > 1 else state[0]
+    goes_on = tf.less if step > 0 else tf.greater
+    return tf.while_loop(
+        lambda i, *_: goes_on(i, stop), lambda i, *s: (i + step, *body(i, *s)), (start, *state)
+    )[1:]
 
 
 class _Solver:
@@ -254,9 +256,10 @@ class _Solver:
                     tile = tf.where(later.own(i + 1), block.tile(kernel, i, later), 0)
                     product = _product(tile, ops.cast(rows, dtype), transpose=True)
                     result.append(later.add(sums[i], product, i + 1))
-                return j + 1, result
+                return (result,)
 
-            return s + 1, log_det, y, _repeat(add_products, s + 1, layout.blocks, sums)
+            (sums,) = _repeat(add_products, s + 1, layout.blocks, sums)
+            return log_det, y, sums
 
         if layout.blocks == 1:
             sums = [] if condition is None else biases[:1]
@@ -318,7 +321,7 @@ class _Solver:
                         hidden.append(below)
                 y, log_derivative = self._component(step.rows(x, 0)[0], pre)
                 y = step.update(buffers[0], y[None], 0)
-                return (t + 1, log_det + log_derivative, y, *hidden)
+                return (log_det + log_derivative, y, *hidden)
 
             stop = tf.minimum(end, block.steps)
             log_det, *buffers = _repeat(solve_step, start, stop, log_det, *buffers)
@@ -350,7 +353,8 @@ class _Solver:
                 step = _Step(layout, block, t)
 
                 def back(i, above):
-                    return _product(step.rows_of_block(own[i], i), above) + step.rows(sums[i], i)
+                    product = _product(step.rows_of_block(own[i], i), above)
+                    return product + step.rows(sums[i], i) if sums else product
 
                 total_t = step.rows(upstream, 0) + ops.cast(back(0, buffers[0]), x.dtype)
                 theta = step.rows(direct, depth) * total_t + step.rows(indirect, depth)
@@ -361,10 +365,10 @@ class _Solver:
                     above = step.update(buffers[i - 1], bar, i)
                     updated.append(above)
                 total = update_rows(total, block.windows[0] + step.starts[0], total_t)
-                return (t - 1, total, *updated[::-1])
+                return (total, *updated[::-1])
 
             buffers = [tf.zeros((layer.height, batch), dtype) for layer in layout.layers[1:]]
-            total, *buffers = _repeat(pull_back_step, block.steps - 1, -1, total, *buffers)
+            total, *buffers = _repeat(pull_back_step, block.steps - 1, -1, total, *buffers, step=-1)
             known = [block.put(*rows, i) for i, rows in enumerate(zip(known, buffers), start=1)]
 
             def add_products(j, sums):
@@ -373,21 +377,21 @@ class _Solver:
                     own = earlier.own(i)[:, None]
                     tile = tf.where(own, earlier.tile(kernel, i, block), 0)
                     result.append(earlier.add(sums[i], _product(tile, rows), i))
-                return j - 1, result
+                return (result,)
 
             if not block.is_single:
-                sums = _repeat(add_products, s - 1, -1, sums)
-            return s - 1, total, known, sums
+                (sums,) = _repeat(add_products, s - 1, -1, sums, step=-1)
+            return total, known, sums
 
         # The sums of all derivatives by y, and the adjoints of the layers above it.
         known = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[1:]]
-        columns = 1 if layout.blocks == 1 else batch
-        sums = [tf.zeros((layer.count, columns), dtype) for layer in layout.layers[:-1]]
-        state = (layout.blocks - 1, tf.zeros_like(upstream), known, sums)
+        total = tf.zeros_like(upstream)
         if layout.blocks == 1:
-            _, total, known, _ = pull_back_block(*state)
+            total, known, _ = pull_back_block(0, total, known, [])
         else:
-            total, known, _ = _repeat(pull_back_block, state[0], -1, *state[1:])
+            sums = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[:-1]]
+            state = (total, known, sums)
+            total, known, _ = _repeat(pull_back_block, layout.blocks - 1, -1, *state, step=-1)
         bars = network.gradient(
             outputs,
             sources,
