@@ -148,7 +148,7 @@ def test_compiled_gradient(jit_compile):
 
 @pytest.mark.parametrize("sizes", [(6, 64), (64, 784), (784, 3072)], ids=str)
 def test_graph_does_not_grow_with_the_event(sizes):
-    # Layers of less than 384 units are one block, and have a graph of their own.
+    # Layers of less than 192 units are one block, and have a graph of their own.
     hidden_units = 128 if sizes[1] < 192 else 1024
 
     def operations(size):

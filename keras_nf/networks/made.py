@@ -107,14 +107,13 @@ class MADE(MLP):
 
     def apply_layer(self, i, inputs, condition, weights):
         """Return the outputs of layer `i`, before its activation."""
-        weights = [ops.cast(weight, self.compute_dtype) for weight in weights]
-        inputs = ops.cast(inputs, self.compute_dtype)
-        bias = ops.expand_dims(weights[len(self._products) + i], 1)
-        outputs = self._products[i](weights[i], inputs) + bias
+        used = weights[i], inputs, weights[len(self._products) + i]
+        kernel, inputs, bias = (ops.cast(value, self.compute_dtype) for value in used)
+        outputs = self._products[i](kernel, inputs) + ops.expand_dims(bias, 1)
         if i > 0 or condition is None:
             return outputs
-        condition = ops.cast(condition, self.compute_dtype)
-        return outputs + tf.matmul(weights[-1], condition, transpose_a=True)
+        kernel, condition = (ops.cast(a, self.compute_dtype) for a in (weights[-1], condition))
+        return outputs + tf.matmul(kernel, condition, transpose_a=True)
 
     def call(self, inputs, condition=None):
         inputs, restore = feature_major(inputs)
