@@ -61,6 +61,13 @@ def permute(x, indices):
         return x
     if np.array_equal(indices, np.arange(size)[::-1]):
         return ops.flip(x, axis=0)
+    columns = max(int(indices[1]), 1)
+    turned = size % columns == 0 and np.arange(size).reshape(-1, columns).T.ravel()
+    if np.array_equal(indices, turned):
+        # Every so many rows, in turn. A compiler drops a transposition with the one that undoes it.
+        rows = tf.reshape(x, tf.concat([[size // columns, columns], tf.shape(x)[1:]], axis=0))
+        axes = [1, 0, *range(2, rows.shape.rank)]
+        return tf.reshape(tf.transpose(rows, axes), tf.shape(x))
     inverse = invert_permutation(indices)
 
     @ops.custom_gradient

@@ -81,6 +81,10 @@ class Coupling(Flow):
         kept = partition(self.mask, self.event_size, self.swap, self.seed)
         self._order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
         self._kept_size = int(kept.sum())
+        # The part of component 0 comes first, also in a layer that exchanges the parts: it then
+        # needs the order that the layer before has undone, and compilers drop both.
+        self._rest_comes_first = not kept[0]
+        self._by_part = np.roll(self._order, -self._kept_size if self._rest_comes_first else 0)
         units = self.elementwise.parameters * (self.event_size - self._kept_size)
         if self._has_own_network:
             self.conditioner.units = units
@@ -96,10 +100,14 @@ class Coupling(Flow):
                 f"shape {output_shape}. End it with keras.layers.Dense({units})."
             )
 
+    def _arrange(self, parts):
+        """Bring what is kept and the rest into the order of the parts, or back."""
+        return parts[::-1] if self._rest_comes_first else parts
+
     def _apply(self, map_rest, x, condition):
         x, restore = feature_major(x)
-        sizes = [self._kept_size, self.event_size - self._kept_size]
-        kept, rest = tf.split(permute(x, self._order), sizes)
+        sizes = self._arrange([self._kept_size, self.event_size - self._kept_size])
+        kept, rest = self._arrange(tf.split(permute(x, self._by_part), sizes))
         inputs = kept
         if condition is not None:
             inputs = ops.concatenate([kept, feature_major(condition)[0]])
@@ -107,7 +115,8 @@ class Coupling(Flow):
         parameters = ops.cast(parameters, self.variable_dtype)
         parameters = ops.split(ops.transpose(parameters), self.elementwise.parameters)
         rest, log_derivatives = map_rest(rest, *parameters)
-        y = permute(ops.concatenate([kept, rest]), invert_permutation(self._order))
+        y = ops.concatenate(self._arrange([kept, rest]))
+        y = permute(y, invert_permutation(self._by_part))
         return restore(y), restore(sum_log_derivatives(rest, log_derivatives))
 
     def forward_and_log_det(self, x, condition=None):

@@ -74,6 +74,10 @@ class _Rows:
         """Return how many rows of any block its first steps need."""
         return int(self.starts[:, :steps].max()) + self.width
 
+    def skip(self, steps):
+        """Return how many rows in front no step of any block needs after its first ones."""
+        return int(self.starts[:, steps:].min()) if steps > 0 else 0
+
 
 class _Layout:
     """Static arrangement of MADE's layers.
@@ -176,15 +180,20 @@ class _Step:
       layout: the arrangement.
       block: the block.
       index: the step within the block, a tensor of rank 0.
+      skipped: how many of the block's first rows the buffers leave out, for each layer.
     """
 
-    def __init__(self, layout, block, index):
+    def __init__(self, layout, block, index, skipped=0):
         self.block, self.index, self.layers = block, index, layout.layers
-        self.starts = tf.unstack(tf.constant(layout.starts, tf.int32)[block.index, index])
+        starts = tf.constant(layout.starts, tf.int32)[block.index, index]
+        self.starts = tf.unstack(starts - skipped)
+        self.rows_of_all = [a + b for a, b in zip(block.windows, tf.unstack(starts))]
 
     def rows(self, values, layer):
-        start = self.block.windows[layer] + self.starts[layer]
-        return _rows(values, start, self.layers[layer].width)
+        return _rows(values, self.rows_of_all[layer], self.layers[layer].width)
+
+    def put(self, values, rows, layer):
+        return update_rows(values, self.rows_of_all[layer], rows)
 
     def rows_of_block(self, values, layer):
         """Return the step's rows of the block's rows."""
@@ -347,28 +356,39 @@ class _Solver:
 
         def pull_back_block(s, total, known, sums):
             block = _Block(layout, s)
-            own = [block.tile(kernel, i, block) for i, kernel in enumerate(kernels)]
+            buffers = [tf.zeros((0, batch), dtype) for _ in kernels]
+            for start, end in reversed(list(itertools.pairwise(layout.parts))):
+                skipped = [layer.skip(start) for layer in layout.layers]
+                own = [
+                    block.tile(kernel, i, block)[skipped[i] :, skipped[i + 1] :]
+                    for i, kernel in enumerate(kernels)
+                ]
+                heights = [layer.height - n for layer, n in zip(layout.layers, skipped)][1:]
+                buffers = [
+                    tf.pad(rows, [[n - rows.shape[0], 0], [0, 0]])
+                    for rows, n in zip(buffers, heights)
+                ]
 
-            def pull_back_step(t, total, *buffers):
-                step = _Step(layout, block, t)
+                def pull_back_step(t, total, *buffers, own=own, skipped=skipped):
+                    step = _Step(layout, block, t, skipped)
 
-                def back(i, above):
-                    product = _product(step.rows_of_block(own[i], i), above)
-                    return product + step.rows(sums[i], i) if sums else product
+                    def back(i, above):
+                        product = _product(step.rows_of_block(own[i], i), above)
+                        return product + step.rows(sums[i], i) if sums else product
 
-                total_t = step.rows(upstream, 0) + ops.cast(back(0, buffers[0]), x.dtype)
-                theta = step.rows(direct, depth) * total_t + step.rows(indirect, depth)
-                above = step.update(buffers[-1], ops.cast(theta, dtype), depth)
-                updated = [above]
-                for i in range(depth - 1, 0, -1):
-                    bar = back(i, above) * step.rows(slopes[i - 1], i)
-                    above = step.update(buffers[i - 1], bar, i)
-                    updated.append(above)
-                total = update_rows(total, block.windows[0] + step.starts[0], total_t)
-                return (total, *updated[::-1])
+                    total_t = step.rows(upstream, 0) + ops.cast(back(0, buffers[0]), x.dtype)
+                    theta = step.rows(direct, depth) * total_t + step.rows(indirect, depth)
+                    above = step.update(buffers[-1], ops.cast(theta, dtype), depth)
+                    updated = [above]
+                    for i in range(depth - 1, 0, -1):
+                        bar = back(i, above) * step.rows(slopes[i - 1], i)
+                        above = step.update(buffers[i - 1], bar, i)
+                        updated.append(above)
+                    return (step.put(total, total_t, 0), *updated[::-1])
 
-            buffers = [tf.zeros((layer.height, batch), dtype) for layer in layout.layers[1:]]
-            total, *buffers = _repeat(pull_back_step, block.steps - 1, -1, total, *buffers, step=-1)
+                last = tf.minimum(end, block.steps) - 1
+                state = (total, *buffers)
+                total, *buffers = _repeat(pull_back_step, last, start - 1, *state, step=-1)
             known = [block.put(*rows, i) for i, rows in enumerate(zip(known, buffers), start=1)]
 
             def add_products(j, sums):
