@@ -23,6 +23,7 @@ NETWORKS = {
     "narrower-than-the-event": (16, (5, 6), "random"),
     "one-unit": (9, (1,), "sequential"),
     "given-order": (6, (8, 8), (3, 1, 2, 0, 5, 4)),
+    "every-third": (6, (8, 8), (0, 3, 1, 4, 2, 5)),
     "many-steps": (33, (40, 35), "reversed"),
 }
 
