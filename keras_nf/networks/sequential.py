@@ -28,6 +28,8 @@ from keras_nf.permutation import invert_permutation, permute
 _BLOCK_ROWS = 64
 # A block of its own is not worth it below; two loops, the first with half the rows, are.
 _SINGLE_ROWS = 3 * _BLOCK_ROWS
+# From this size on, a few more events cost less than rows that cross cache lines.
+_LARGE_BATCH = 256
 
 
 class _Rows:
@@ -228,6 +230,13 @@ def _batch_size(values):
     return values.shape[1] if values.shape[1] is not None else tf.shape(values)[1]
 
 
+def _fill(values):
+    """Repeat the last column so that rows of a large batch start at the bounds of cache lines."""
+    batch = values.shape[1]
+    missing = 0 if batch is None or batch < _LARGE_BATCH else -batch % 16
+    return tf.concat([values, *[values[:, -1:]] * missing], axis=1) if missing else values
+
+
 def _repeat(body, start, stop, *state, step=1):
     """Apply `body` to a counter, from `start` to before `stop`, and a state; return the state."""
     goes_on = tf.less if step > 0 else tf.greater
@@ -393,10 +402,11 @@ class _Solver:
 
             def add_products(j, sums):
                 earlier, result = _Block(layout, j), []
-                for i, (kernel, rows) in enumerate(zip(kernels, buffers)):
-                    own = earlier.own(i)[:, None]
-                    tile = tf.where(own, earlier.tile(kernel, i, block), 0)
-                    result.append(earlier.add(sums[i], _product(tile, rows), i))
+                for i, (kernel, rows) in enumerate(zip(turned, buffers)):
+                    starts = [block.windows[i + 1], earlier.windows[i]]
+                    tile = tf.slice(kernel, starts, [rows.shape[0], layout.layers[i].height])
+                    product = _product(tf.where(earlier.own(i), tile, 0), rows, transpose=True)
+                    result.append(earlier.add(sums[i], product, i))
                 return (result,)
 
             if not block.is_single:
@@ -409,6 +419,7 @@ class _Solver:
         if layout.blocks == 1:
             total, known, _ = pull_back_block(0, total, known, [])
         else:
+            turned = [tf.transpose(kernel) for kernel in kernels]
             sums = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[:-1]]
             state = (total, known, sums)
             total, known, _ = _repeat(pull_back_block, layout.blocks - 1, -1, *state, step=-1)
@@ -525,7 +536,8 @@ def solve_sequentially(made, elementwise, x, condition=None):
       y, of the shape of `x`, and the sum of the map's log-derivatives, of shape `(batch,)`.
     """
     solver = _Solver(made, elementwise)
-    conditions = [] if condition is None else [condition]
+    batch = _batch_size(x)
+    x, *conditions = [_fill(values) for values in (x, condition) if values is not None]
 
     @tf.custom_gradient
     def solve(x, *arguments):
@@ -540,4 +552,5 @@ def solve_sequentially(made, elementwise, x, condition=None):
 
         return (y, log_det), gradient
 
-    return solve(x, *conditions, *made.weight_tensors())
+    y, log_det = solve(x, *conditions, *made.weight_tensors())
+    return y[:, :batch], log_det[:batch]
