@@ -66,6 +66,10 @@ def assert_close(actual, expected, dtype):
     np.testing.assert_allclose(actual, expected, rtol=0.0, atol=TOLERANCE[dtype] * scale)
 
 
+def in_graph(function):
+    return tf.function(function, autograph=False)
+
+
 # A single unit cannot serve the condition and the event; that is refused when built.
 everything = pytest.mark.parametrize(
     ("network", "condition_size"),
@@ -95,30 +99,62 @@ def test_value_and_log_det(network, elementwise, condition_size, dtype):
     assert_close(log_det, expected_log_det.numpy(), dtype)
 
 
-@dtypes
-@maps
-@everything
-@pytest.mark.usefixtures("blocks")
-def test_gradients(network, elementwise, condition_size, dtype):
-    flow, x, condition = make(network, elementwise, condition_size, dtype)
+def assert_same_gradients(flow, x, condition, dtype, forward):
+    """Compare the gradients of `forward` in all that it depends on with those of full passes."""
     rng = np.random.default_rng(3)
     upstream_y = rng.normal(size=x.shape).astype(dtype)
-    upstream_log_det = rng.normal(size=BATCH).astype(dtype)
+    upstream_log_det = rng.normal(size=x.shape[0]).astype(dtype)
     sources = [x, *([] if condition is None else [condition])]
     sources += [weight.value for weight in flow.trainable_variables]
 
     def gradients(function):
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            y, log_det = function()
+            y, log_det = function(x, condition)
             loss = tf.reduce_sum(y * upstream_y) + tf.reduce_sum(log_det * upstream_log_det)
         return tape.gradient(loss, sources, unconnected_gradients="zero")
 
-    actual = gradients(lambda: flow.forward_and_log_det(x, condition))
-    expected = gradients(lambda: component_by_component(flow, x, condition))
+    actual = gradients(forward)
+    expected = gradients(lambda *inputs: component_by_component(flow, *inputs))
     for one, other in zip(actual, expected, strict=True):
         # A pass backwards rounds as often again.
         assert_close(one.numpy() / 4.0, other.numpy() / 4.0, dtype)
+
+
+@dtypes
+@maps
+@everything
+@pytest.mark.usefixtures("blocks")
+def test_gradients(network, elementwise, condition_size, dtype):
+    flow, x, condition = make(network, elementwise, condition_size, dtype)
+    assert_same_gradients(flow, x, condition, dtype, flow.forward_and_log_det)
+
+
+@maps
+@pytest.mark.parametrize("condition_size", [0, 3])
+@pytest.mark.usefixtures("blocks")
+def test_gradients_of_a_graph_traced_without_a_tape(elementwise, condition_size):
+    """Such a graph keeps nothing for its gradient."""
+    flow, x, condition = make("many-steps", elementwise, condition_size, "float64")
+    forward = in_graph(flow.forward_and_log_det)
+    forward(x, condition)
+    assert_same_gradients(flow, x, condition, "float64", forward)
+    assert forward.experimental_get_tracing_count() == 1
+
+
+@maps
+@pytest.mark.parametrize("condition_size", [0, 3])
+@pytest.mark.usefixtures("blocks")
+def test_a_batch_that_is_filled(elementwise, condition_size, monkeypatch):
+    """Columns that are there for the sake of alignment count nowhere."""
+    monkeypatch.setattr("keras_nf.networks.sequential._LARGE_BATCH", 1)
+    flow, x, condition = make("many-steps", elementwise, condition_size, "float64")
+    y, log_det = flow.forward_and_log_det(x, condition)
+    expected_y, expected_log_det = component_by_component(flow, x, condition)
+    assert y.shape == x.shape
+    assert_close(y, expected_y.numpy(), "float64")
+    assert_close(log_det, expected_log_det.numpy(), "float64")
+    assert_same_gradients(flow, x, condition, "float64", flow.forward_and_log_det)
 
 
 @pytest.mark.parametrize("activation", ["relu", "elu", "gelu", "sigmoid", "softplus"])
@@ -161,10 +197,6 @@ def test_graph_does_not_grow_with_the_event(sizes):
         return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
 
     assert operations(sizes[0]) == operations(sizes[1])
-
-
-def in_graph(function):
-    return tf.function(function, autograph=False)
 
 
 wraps = pytest.mark.parametrize("wrap", [lambda f: f, in_graph], ids=["eager", "graph"])

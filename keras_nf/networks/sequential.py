@@ -194,20 +194,24 @@ class _Step:
     def rows(self, values, layer):
         return _rows(values, self.rows_of_all[layer], self.layers[layer].width)
 
-    def put(self, values, rows, layer):
-        return update_rows(values, self.rows_of_all[layer], rows)
-
     def rows_of_block(self, values, layer):
         """Return the step's rows of the block's rows."""
         return _rows(values, self.starts[layer], self.layers[layer].width)
 
-    def update(self, buffer, rows, layer):
-        """Put rows into the buffer of the block, but for those of other steps."""
+    def put(self, values, rows, layer):
+        """Return values with the step's own rows replaced."""
+        return self._put(values, self.rows_of_all[layer], rows, layer)
+
+    def put_of_block(self, values, rows, layer):
+        """Return the block's rows with the step's own rows replaced."""
+        return self._put(values, self.starts[layer], rows, layer)
+
+    def _put(self, values, start, rows, layer):
         own = self.layers[layer].own_of_step
         if not own.all():
             own = tf.constant(own)[self.block.index, self.index][:, None]
-            rows = tf.where(own, rows, self.rows_of_block(buffer, layer))
-        return update_rows(buffer, self.starts[layer], rows)
+            rows = tf.where(own, rows, _rows(values, start, self.layers[layer].width))
+        return update_rows(values, start, rows)
 
 
 def _rows(values, start, count):
@@ -256,16 +260,23 @@ class _Solver:
         self.elementwise = elementwise
         self.layout = _Layout(made)
 
-    def solve(self, x, condition, weights):
-        """Return y and the sum of log-derivatives, for x of shape (components, batch)."""
+    def solve(self, x, condition, weights, keeps):
+        """Return y and the sum of log-derivatives, for x of shape (components, batch).
+
+        The third value holds what each layer gives before its activation, sorted by step, for the
+        gradient, or is empty if it does not keep that.
+        """
         layout, dtype = self.layout, self.made.compute_dtype
         first, log_det = self._first(x, weights)
         kernels, biases = self._kernels(weights), self._biases(condition, weights)
         x, batch = layout.sort(x), _batch_size(x)
+        kept = [tf.zeros((rows.count, batch), dtype) for rows in layout.layers[1:] if keeps]
 
-        def solve_block(s, log_det, y, sums):
+        def solve_block(s, log_det, kept, y, sums):
             block = _Block(layout, s)
-            log_det, *buffers = self._solve_block(block, x, log_det, y, kernels, biases, sums)
+            log_det, kept, *buffers = self._solve_block(
+                block, x, log_det, kept, y, kernels, biases, sums
+            )
             y = block.put(y, buffers[0], 0)
 
             def add_products(j, sums):
@@ -277,25 +288,28 @@ class _Solver:
                 return (result,)
 
             (sums,) = _repeat(add_products, s + 1, layout.blocks, sums)
-            return log_det, y, sums
+            return log_det, kept, y, sums
 
         if layout.blocks == 1:
             sums = [] if condition is None else biases[:1]
-            state = self._solve_block(_Block(layout, 0), x, log_det, first, kernels, biases, sums)
-            log_det, y = state[:2]
+            log_det, kept, y, *_ = self._solve_block(
+                _Block(layout, 0), x, log_det, kept, first, kernels, biases, sums
+            )
         else:
             y = tf.pad(first, [[0, len(layout.order) - first.shape[0]], [0, 0]])
             sums = [bias + tf.zeros((1, batch), dtype) for bias in biases]
-            log_det, y, _ = _repeat(solve_block, 0, layout.blocks, log_det, y, sums)
-        return layout.unsort(y), log_det
+            state = (log_det, kept, y, sums)
+            log_det, kept, y, _ = _repeat(solve_block, 0, layout.blocks, *state)
+        return layout.unsort(y), log_det, kept
 
-    def _solve_block(self, block, x, log_det, y, kernels, biases, sums):
+    def _solve_block(self, block, x, log_det, kept, y, kernels, biases, sums):
         """Compute the rows of one block.
 
         Args:
           block: the block.
           x: the components of x, by order.
           log_det: sum of log-derivatives so far.
+          kept: outputs of the layers so far, or nothing.
           y: the components of y that are known, by order.
           kernels: those of all layers.
           biases: those of all layers.
@@ -303,7 +317,8 @@ class _Solver:
             others have their biases alone.
 
         Returns:
-          The sum of log-derivatives, and the block's rows of the components and hidden layers.
+          The sum of log-derivatives, the outputs of the layers if they are kept, and the block's
+          rows of the components and hidden layers.
         """
         layout, depth = self.layout, len(kernels)
         batch = _batch_size(x)
@@ -327,38 +342,42 @@ class _Solver:
                 buffers[i] = tf.concat([buffers[i], one], axis=0)
             own = [tf.transpose(kernel) for kernel in own]
 
-            def solve_step(t, log_det, *buffers, own=own):
+            def solve_step(t, log_det, kept, *buffers, own=own):
                 step = _Step(layout, block, t)
-                below, hidden = ops.cast(buffers[0], own[0].dtype), []
+                below, hidden, outputs = ops.cast(buffers[0], own[0].dtype), [], []
                 for i, kernel in enumerate(own, start=1):
-                    pre = _product(step.rows_of_block(kernel, i), below)
+                    output = _product(step.rows_of_block(kernel, i), below)
                     if i <= len(sums):
-                        pre += step.rows(sums[i - 1], i)
+                        output += step.rows(sums[i - 1], i)
+                    outputs.append(output)
                     if i < depth:
-                        below = step.update(buffers[i], self.made.activation(pre), i)
+                        below = step.put_of_block(buffers[i], self.made.activation(output), i)
                         hidden.append(below)
-                y, log_derivative = self._component(step.rows(x, 0)[0], pre)
-                y = step.update(buffers[0], y[None], 0)
-                return (log_det + log_derivative, y, *hidden)
+                y, log_derivative = self._component(step.rows(x, 0)[0], output)
+                y = step.put_of_block(buffers[0], y[None], 0)
+                kept = [step.put(*rows, i) for i, rows in enumerate(zip(kept, outputs), start=1)]
+                return (log_det + log_derivative, kept, y, *hidden)
 
             stop = tf.minimum(end, block.steps)
-            log_det, *buffers = _repeat(solve_step, start, stop, log_det, *buffers)
+            log_det, kept, *buffers = _repeat(solve_step, start, stop, log_det, kept, *buffers)
             for i in with_one:
                 buffers[i] = buffers[i][:-1]
-        return log_det, *buffers
+        return log_det, kept, *buffers
 
-    def gradients(self, x, y, upstream_y, upstream_log_det, condition, weights):
+    def gradients(self, x, y, kept, upstream_y, upstream_log_det, condition, weights):
         """Return the gradients with respect to x, the condition, if any, and the weights."""
         # The tapes below see tensors of this graph alone, which may be that of a loop's gradient.
-        x, y, condition, weights = tf.nest.map_structure(
-            lambda value: None if value is None else tf.identity(value), (x, y, condition, weights)
+        x, y, kept, condition, weights = tf.nest.map_structure(
+            lambda value: None if value is None else tf.identity(value),
+            (x, y, kept, condition, weights),
         )
         layout, dtype = self.layout, self.made.compute_dtype
         sources = [*([] if condition is None else [condition]), *weights]
         with tf.GradientTape() as network:
             network.watch(sources)
-            outputs, slopes = self._evaluate(y, condition, weights, network)
-        raw, x_rows = layout.raw_parameters(outputs[-1]), layout.sort(x)[layout.lowest :]
+            outputs, slopes = self._evaluate(y, kept, condition, weights, network)
+        raw = kept[-1] if kept else layout.raw_parameters(outputs[-1])
+        x_rows = layout.sort(x)[layout.lowest :]
         stretch, tilt, direct, indirect = self._map_derivatives(x_rows, raw, upstream_log_det)
         upstream, kernels = layout.sort(upstream_y), self._kernels(weights)
         depth, batch = len(kernels), _batch_size(x)
@@ -387,11 +406,11 @@ class _Solver:
 
                     total_t = step.rows(upstream, 0) + ops.cast(back(0, buffers[0]), x.dtype)
                     theta = step.rows(direct, depth) * total_t + step.rows(indirect, depth)
-                    above = step.update(buffers[-1], ops.cast(theta, dtype), depth)
+                    above = step.put_of_block(buffers[-1], ops.cast(theta, dtype), depth)
                     updated = [above]
                     for i in range(depth - 1, 0, -1):
                         bar = back(i, above) * step.rows(slopes[i - 1], i)
-                        above = step.update(buffers[i - 1], bar, i)
+                        above = step.put_of_block(buffers[i - 1], bar, i)
                         updated.append(above)
                     return (step.put(total, total_t, 0), *updated[::-1])
 
@@ -483,19 +502,21 @@ class _Solver:
         )
         return y[None], log_derivative
 
-    def _evaluate(self, y, condition, weights, tape):
+    def _evaluate(self, y, kept, condition, weights, tape):
         """Return each layer's outputs before activation, at the known result, and their slopes.
 
-        To the tape, no layer depends on the one below.
+        To the tape, no layer depends on the one below. If the outputs were kept, those returned
+        are there for the tape alone, and a compiler leaves out their products.
         """
         outputs, slopes = [], []
         inputs = y
         for i in range(len(self.made._products)):
             if i > 0:
+                output = kept[i - 1] if kept else outputs[-1]
                 with tape.stop_recording(), tf.GradientTape() as activation:
-                    activation.watch(outputs[-1])
-                    inputs = self.made.activation(outputs[-1])
-                    slopes.append(activation.gradient(inputs, outputs[-1]))
+                    activation.watch(output)
+                    inputs = self.made.activation(output)
+                    slopes.append(activation.gradient(inputs, output))
             outputs.append(self.made.apply_layer(i, inputs, condition, weights))
         return outputs, slopes
 
@@ -537,6 +558,8 @@ def solve_sequentially(made, elementwise, x, condition=None):
     """
     solver = _Solver(made, elementwise)
     batch = _batch_size(x)
+    # Without a tape in sight nothing is kept, and a gradient has to evaluate the network again.
+    keeps = record.could_possibly_record()
     x, *conditions = [_fill(values) for values in (x, condition) if values is not None]
 
     @tf.custom_gradient
@@ -545,10 +568,10 @@ def solve_sequentially(made, elementwise, x, condition=None):
         weights = arguments[len(conditions) :]
         # Under two tapes, TensorFlow would ask for the gradient of the loops, which is below.
         with record.stop_recording():
-            y, log_det = solver.solve(x, condition, weights)
+            y, log_det, kept = solver.solve(x, condition, weights, keeps)
 
         def gradient(upstream_y, upstream_log_det):
-            return solver.gradients(x, y, upstream_y, upstream_log_det, condition, weights)
+            return solver.gradients(x, y, kept, upstream_y, upstream_log_det, condition, weights)
 
         return (y, log_det), gradient
 
