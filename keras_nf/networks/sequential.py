@@ -44,7 +44,7 @@ class _Rows:
       height: rows that a block covers.
       windows: first row of each block.
       starts: first row of each step within its block, of shape (blocks, steps of a block).
-      own_of_step: whether a row that a step covers is its own, of shape (*starts.shape, width).
+      own_of_step: whether a row that a step covers is its own, of shape (*starts.shape, width, 1).
       own_of_block: whether a row that a block covers is its own, of shape (blocks, height).
     """
 
@@ -61,7 +61,7 @@ class _Rows:
         self.starts = self._of_blocks(starts, steps) - self.windows[:, None]
         rows = starts[:, None] + np.arange(self.width)
         own = (bounds[:-1, None] <= rows) & (rows < bounds[1:, None])
-        self.own_of_step = self._of_blocks(own, steps)
+        self.own_of_step = self._of_blocks(own, steps)[..., None]
         rows = self.windows[:, None] + np.arange(self.height)
         ends = np.append(bounds[steps:-1:steps], bounds[-1])
         self.own_of_block = (np.append(0, ends[:-1])[:, None] <= rows) & (rows < ends[:, None])
@@ -169,10 +169,14 @@ class _Block:
     def add(self, values, rows, layer):
         return update_rows(values, self.windows[layer], self.rows(values, layer) + rows)
 
-    def tile(self, kernel, layer, other):
-        """Return what links the rows of a layer to another block's rows of the next layer."""
+    def tile(self, kernel, layer, other, heights=None):
+        """Return what links the rows of a layer to another block's rows of the next layer.
+
+        With `heights`, one for each layer, it is cut to so many first rows of either.
+        """
         starts = [self.windows[layer], other.windows[layer + 1]]
-        return tf.slice(kernel, starts, [rows.height for rows in self.layers[layer : layer + 2]])
+        heights = heights or [rows.height for rows in self.layers]
+        return tf.slice(kernel, starts, heights[layer : layer + 2])
 
 
 class _Step:
@@ -185,14 +189,16 @@ class _Step:
       skipped: how many of the block's first rows the buffers leave out, for each layer.
     """
 
-    def __init__(self, layout, block, index, skipped=0):
+    def __init__(self, layout, block, index, skipped=None):
         self.block, self.index, self.layers = block, index, layout.layers
-        starts = tf.constant(layout.starts, tf.int32)[block.index, index]
-        self.starts = tf.unstack(starts - skipped)
-        self.rows_of_all = [a + b for a, b in zip(block.windows, tf.unstack(starts))]
+        starts = tf.unstack(tf.constant(layout.starts, tf.int32)[block.index, index])
+        self.starts = [a - b if b else a for a, b in zip(starts, skipped or [0] * len(starts))]
+        if not block.is_single:
+            starts = [window + start for window, start in zip(block.windows, starts)]
+        self.starts_of_all = starts
 
     def rows(self, values, layer):
-        return _rows(values, self.rows_of_all[layer], self.layers[layer].width)
+        return _rows(values, self.starts_of_all[layer], self.layers[layer].width)
 
     def rows_of_block(self, values, layer):
         """Return the step's rows of the block's rows."""
@@ -200,7 +206,7 @@ class _Step:
 
     def put(self, values, rows, layer):
         """Return values with the step's own rows replaced."""
-        return self._put(values, self.rows_of_all[layer], rows, layer)
+        return self._put(values, self.starts_of_all[layer], rows, layer)
 
     def put_of_block(self, values, rows, layer):
         """Return the block's rows with the step's own rows replaced."""
@@ -209,14 +215,14 @@ class _Step:
     def _put(self, values, start, rows, layer):
         own = self.layers[layer].own_of_step
         if not own.all():
-            own = tf.constant(own)[self.block.index, self.index][:, None]
+            own = tf.constant(own)[self.block.index, self.index]
             rows = tf.where(own, rows, _rows(values, start, self.layers[layer].width))
         return update_rows(values, start, rows)
 
 
 def _rows(values, start, count):
     """Return `count` rows of a matrix, from row `start`."""
-    return tf.slice(values, [start, 0], [count, tf.shape(values)[1]])
+    return tf.slice(values, [start, 0], [count, _batch_size(values)])
 
 
 def _product(kernel, values, transpose=False):
@@ -224,10 +230,10 @@ def _product(kernel, values, transpose=False):
 
     XLA would turn the product of a single row into a sum that is many times slower, hence two.
     """
-    rows = kernel.shape[1 if transpose else 0]
-    missing = max(2 - rows, 0)
-    kernel = tf.pad(kernel, [[0, 0], [0, missing]] if transpose else [[0, missing], [0, 0]])
-    return tf.matmul(kernel, values, transpose_a=transpose)[:rows]
+    if kernel.shape[1 if transpose else 0] == 1:
+        kernel = tf.pad(kernel, [[0, 0], [0, 1]] if transpose else [[0, 1], [0, 0]])
+        return tf.matmul(kernel, values, transpose_a=transpose)[:1]
+    return tf.matmul(kernel, values, transpose_a=transpose)
 
 
 def _batch_size(values):
@@ -328,10 +334,7 @@ class _Solver:
         buffers += [tf.zeros((0, batch), kernel.dtype) for kernel in kernels[1:]]
         for start, end in itertools.pairwise(layout.parts):
             reach = [layer.reach(end) for layer in layout.layers]
-            own = [
-                block.tile(kernel, i, block)[: reach[i], : reach[i + 1]]
-                for i, kernel in enumerate(kernels)
-            ]
+            own = [block.tile(kernel, i, block, reach) for i, kernel in enumerate(kernels)]
             buffers = [
                 tf.pad(rows, [[0, n - rows.shape[0]], [0, 0]]) for rows, n in zip(buffers, reach)
             ]
