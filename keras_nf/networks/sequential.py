@@ -169,14 +169,10 @@ class _Block:
     def add(self, values, rows, layer):
         return update_rows(values, self.windows[layer], self.rows(values, layer) + rows)
 
-    def tile(self, kernel, layer, other, heights=None):
-        """Return what links the rows of a layer to another block's rows of the next layer.
-
-        With `heights`, one for each layer, it is cut to so many first rows of either.
-        """
+    def tile(self, kernel, layer, other):
+        """Return what links the rows of a layer to another block's rows of the next layer."""
         starts = [self.windows[layer], other.windows[layer + 1]]
-        heights = heights or [rows.height for rows in self.layers]
-        return tf.slice(kernel, starts, heights[layer : layer + 2])
+        return tf.slice(kernel, starts, [rows.height for rows in self.layers[layer : layer + 2]])
 
 
 class _Step:
@@ -186,16 +182,15 @@ class _Step:
       layout: the arrangement.
       block: the block.
       index: the step within the block, a tensor of rank 0.
-      skipped: how many of the block's first rows the buffers leave out, for each layer.
+      shifts: for each layer, where the block's first row is in its buffer.
     """
 
-    def __init__(self, layout, block, index, skipped=None):
-        self.block, self.index, self.layers = block, index, layout.layers
-        starts = tf.unstack(tf.constant(layout.starts, tf.int32)[block.index, index])
-        self.starts = [a - b if b else a for a, b in zip(starts, skipped or [0] * len(starts))]
+    def __init__(self, layout, block, index, shifts):
+        self.block, self.index, self.layers, self.shifts = block, index, layout.layers, shifts
+        self.starts = tf.unstack(tf.constant(layout.starts, tf.int32)[block.index, index])
+        self.starts_of_all = self.starts
         if not block.is_single:
-            starts = [window + start for window, start in zip(block.windows, starts)]
-        self.starts_of_all = starts
+            self.starts_of_all = [a + b for a, b in zip(block.windows, self.starts)]
 
     def rows(self, values, layer):
         return _rows(values, self.starts_of_all[layer], self.layers[layer].width)
@@ -208,9 +203,10 @@ class _Step:
         """Return values with the step's own rows replaced."""
         return self._put(values, self.starts_of_all[layer], rows, layer)
 
-    def put_of_block(self, values, rows, layer):
-        """Return the block's rows with the step's own rows replaced."""
-        return self._put(values, self.starts[layer], rows, layer)
+    def put_of_block(self, buffer, rows, layer):
+        """Return the buffer of the block's rows with the step's own rows replaced."""
+        start, shift = self.starts[layer], self.shifts[layer]
+        return self._put(buffer, start + shift if shift else start, rows, layer)
 
     def _put(self, values, start, rows, layer):
         own = self.layers[layer].own_of_step
@@ -328,27 +324,33 @@ class _Solver:
         """
         layout, depth = self.layout, len(kernels)
         batch = _batch_size(x)
-        # These get a last unit of one, of which the bias is the weight.
-        with_one = range(len(sums), depth)
+        # These get a first unit of one, of which the bias is the weight.
+        ones = [int(len(sums) <= i < depth) for i in range(depth + 1)]
+        own = [tf.transpose(block.tile(kernel, i, block)) for i, kernel in enumerate(kernels)]
+        own = [
+            tf.concat([bias, kernel], axis=1) if one else kernel
+            for one, bias, kernel in zip(ones, biases, own)
+        ]
         buffers = [block.own_rows(y, 0)]
         buffers += [tf.zeros((0, batch), kernel.dtype) for kernel in kernels[1:]]
+        buffers = [
+            tf.concat([tf.ones((1, batch), rows.dtype), rows], axis=0) if one else rows
+            for one, rows in zip(ones, buffers)
+        ]
         for start, end in itertools.pairwise(layout.parts):
             reach = [layer.reach(end) for layer in layout.layers]
-            own = [block.tile(kernel, i, block, reach) for i, kernel in enumerate(kernels)]
+            heights = [one + rows for one, rows in zip(ones, reach)]
+            used = own
+            if end < layout.block_steps:
+                used = [kernel[: reach[i + 1], : heights[i]] for i, kernel in enumerate(own)]
             buffers = [
-                tf.pad(rows, [[0, n - rows.shape[0]], [0, 0]]) for rows, n in zip(buffers, reach)
+                tf.pad(rows, [[0, n - rows.shape[0]], [0, 0]]) for rows, n in zip(buffers, heights)
             ]
-            for i in with_one:
-                bias = tf.transpose(biases[i][: reach[i + 1]])
-                own[i] = tf.concat([own[i], bias], axis=0)
-                one = tf.ones((1, batch), buffers[i].dtype)
-                buffers[i] = tf.concat([buffers[i], one], axis=0)
-            own = [tf.transpose(kernel) for kernel in own]
 
-            def solve_step(t, log_det, kept, *buffers, own=own):
-                step = _Step(layout, block, t)
-                below, hidden, outputs = ops.cast(buffers[0], own[0].dtype), [], []
-                for i, kernel in enumerate(own, start=1):
+            def solve_step(t, log_det, kept, *buffers, used=used):
+                step = _Step(layout, block, t, ones)
+                below, hidden, outputs = ops.cast(buffers[0], used[0].dtype), [], []
+                for i, kernel in enumerate(used, start=1):
                     output = _product(step.rows_of_block(kernel, i), below)
                     if i <= len(sums):
                         output += step.rows(sums[i - 1], i)
@@ -363,9 +365,7 @@ class _Solver:
 
             stop = tf.minimum(end, block.steps)
             log_det, kept, *buffers = _repeat(solve_step, start, stop, log_det, kept, *buffers)
-            for i in with_one:
-                buffers[i] = buffers[i][:-1]
-        return log_det, kept, *buffers
+        return log_det, kept, *[rows[one:] if one else rows for one, rows in zip(ones, buffers)]
 
     def gradients(self, x, y, kept, upstream_y, upstream_log_det, condition, weights):
         """Return the gradients with respect to x, the condition, if any, and the weights."""
@@ -387,24 +387,22 @@ class _Solver:
 
         def pull_back_block(s, total, known, sums):
             block = _Block(layout, s)
+            own = [block.tile(kernel, i, block) for i, kernel in enumerate(kernels)]
             buffers = [tf.zeros((0, batch), dtype) for _ in kernels]
             for start, end in reversed(list(itertools.pairwise(layout.parts))):
                 skipped = [layer.skip(start) for layer in layout.layers]
-                own = [
-                    block.tile(kernel, i, block)[skipped[i] :, skipped[i + 1] :]
-                    for i, kernel in enumerate(kernels)
-                ]
+                used = [kernel[:, skipped[i + 1] :] for i, kernel in enumerate(own)]
                 heights = [layer.height - n for layer, n in zip(layout.layers, skipped)][1:]
                 buffers = [
                     tf.pad(rows, [[n - rows.shape[0], 0], [0, 0]])
                     for rows, n in zip(buffers, heights)
                 ]
 
-                def pull_back_step(t, total, *buffers, own=own, skipped=skipped):
-                    step = _Step(layout, block, t, skipped)
+                def pull_back_step(t, total, *buffers, used=used, skipped=skipped):
+                    step = _Step(layout, block, t, [-rows for rows in skipped])
 
                     def back(i, above):
-                        product = _product(step.rows_of_block(own[i], i), above)
+                        product = _product(step.rows_of_block(used[i], i), above)
                         return product + step.rows(sums[i], i) if sums else product
 
                     total_t = step.rows(upstream, 0) + ops.cast(back(0, buffers[0]), x.dtype)
