@@ -35,8 +35,9 @@ _LARGE_BATCH = 256
 class _Rows:
     """The rows of one layer's units, sorted by degree, which steps and blocks compute.
 
-    A step covers `width` rows, as many as the most units of one degree, of which those of its own
-    degree count. A block covers the `height` rows that its steps cover, from row `windows[block]`.
+    A step covers `width` rows, as many as the most units of one degree, but `at_least` so many if
+    there are, of which those of its own degree count. A block covers the `height` rows that its
+    steps cover, from row `windows[block]`.
 
     Attributes:
       count: rows of the layer.
@@ -48,10 +49,11 @@ class _Rows:
       own_of_block: whether a row that a block covers is its own, of shape (blocks, height).
     """
 
-    def __init__(self, counts, blocks, before=0):
+    def __init__(self, counts, blocks, before=0, at_least=1):
         steps = -(-len(counts) // blocks)
         bounds = before + np.concatenate([[0], np.cumsum(counts)])
-        self.count, self.width = int(bounds[-1]), int(counts.max())
+        self.count = int(bounds[-1])
+        self.width = max(int(counts.max()), min(at_least, self.count))
         starts = np.minimum(bounds[:-1], self.count - self.width)
         # Rows before those of the first step belong to the first block.
         first = np.append(0, starts[steps::steps])
@@ -103,9 +105,10 @@ class _Layout:
         self.blocks = -(-self.steps // self.block_steps)
         parts = 2 if self.blocks == 1 and self.steps > 1 else 1
         self.parts = [self.block_steps * part // parts for part in range(parts + 1)]
-        above = [*hidden, self.parameters * ones]
         self.layers = [_Rows(ones, self.blocks, before=self.lowest)]
-        self.layers += [_Rows(layer, self.blocks) for layer in above]
+        # Products of a single row are slow.
+        self.layers += [_Rows(units, self.blocks, at_least=2) for units in hidden]
+        self.layers += [_Rows(self.parameters * ones, self.blocks)]
         self.windows = np.stack([layer.windows for layer in self.layers], axis=-1)
         self.starts = np.stack([layer.starts for layer in self.layers], axis=-1)
 
