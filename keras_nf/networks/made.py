@@ -115,6 +115,32 @@ class MADE(MLP):
         kernel, condition = (ops.cast(a, self.compute_dtype) for a in (weights[-1], condition))
         return outputs + tf.matmul(kernel, condition, transpose_a=True)
 
+    def layer_gradients(self, inputs, condition, adjoints, weights):
+        """Return the gradients in the condition, if there is one, and in the weights.
+
+        Args:
+          inputs: what each layer takes.
+          condition: as for `apply`.
+          adjoints: gradients in the outputs of each layer, before its activation.
+          weights: as for `apply`.
+        """
+        inputs = [ops.cast(h, self.compute_dtype) for h in inputs]
+        gradients = [
+            product.kernel_gradient(*pair)
+            for product, *pair in zip(self._products, inputs, adjoints)
+        ]
+        gradients += [tf.reduce_sum(adjoint, axis=1) for adjoint in adjoints]
+        sources = weights
+        if condition is not None:
+            kernel, c = (ops.cast(a, self.compute_dtype) for a in (weights[-1], condition))
+            gradients = [
+                tf.matmul(kernel, adjoints[0]),
+                *gradients,
+                tf.matmul(c, adjoints[0], transpose_b=True),
+            ]
+            sources = [condition, *weights]
+        return [ops.cast(bar, source.dtype) for bar, source in zip(gradients, sources)]
+
     def call(self, inputs, condition=None):
         inputs, restore = feature_major(inputs)
         if condition is not None:

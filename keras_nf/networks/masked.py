@@ -74,8 +74,6 @@ class MaskedProduct:
         return self._tiled_product(kernel, x)
 
     def _tiled_product(self, kernel, x):
-        width = len(self._columns)
-
         @tf.custom_gradient
         def product(kernel, x):
             pieces = []
@@ -84,16 +82,23 @@ class MaskedProduct:
                 pieces.append(tf.matmul(own_kernel, x[rows], transpose_a=True))
 
             def gradient(upstream):
-                kernel_bars, x_bars = [], []
+                x_bars = []
                 for rows, columns in self._row_tiles:
-                    own_kernel, own_upstream = kernel[rows, columns], upstream[columns]
-                    x_bars.append(tf.matmul(self.masked(own_kernel, rows, columns), own_upstream))
-                    bar = tf.matmul(x[rows], own_upstream, transpose_b=True)
-                    bar = self.masked(bar, rows, columns)
-                    margins = [[0, 0], [columns.start, width - columns.stop]]
-                    kernel_bars.append(tf.pad(bar, margins))
-                return tf.concat(kernel_bars, axis=0), tf.concat(x_bars, axis=0)
+                    own_kernel = self.masked(kernel[rows, columns], rows, columns)
+                    x_bars.append(tf.matmul(own_kernel, upstream[columns]))
+                return self.kernel_gradient(x, upstream), tf.concat(x_bars, axis=0)
 
             return tf.concat(pieces, axis=0), gradient
 
         return product(kernel, x)
+
+    def kernel_gradient(self, x, upstream):
+        """Return the gradient of the product in the kernel, given that in the product."""
+        if not self._is_tiled:
+            return self.masked(tf.matmul(x, upstream, transpose_b=True))
+        bars = []
+        for rows, columns in self._row_tiles:
+            bar = tf.matmul(x[rows], upstream[columns], transpose_b=True)
+            margins = [[0, 0], [columns.start, len(self._columns) - columns.stop]]
+            bars.append(tf.pad(self.masked(bar, rows, columns), margins))
+        return tf.concat(bars, axis=0)

@@ -126,11 +126,10 @@ class _Layout:
         values = self.sort(tf.transpose(tf.reshape(values, shape), (1, 0, 2)))
         return tf.reshape(values[self.lowest :], (-1, shape[2]))
 
-    def all_raw_parameters(self, rows):
-        """Undo `raw_parameters`; those of a component before the first step are zero."""
+    def unsort_parameters(self, rows):
+        """Undo `raw_parameters`, for rows of all components."""
         batch = _batch_size(rows)
-        rows = tf.reshape(rows, (self.steps, self.parameters, batch))
-        rows = tf.pad(rows, [[self.lowest, 0], [0, 0], [0, 0]])
+        rows = tf.reshape(rows, (len(self.order), self.parameters, batch))
         return tf.reshape(tf.transpose(self.unsort(rows), (1, 0, 2)), (-1, batch))
 
 
@@ -378,13 +377,13 @@ class _Solver:
             (x, y, kept, condition, weights),
         )
         layout, dtype = self.layout, self.made.compute_dtype
-        sources = [*([] if condition is None else [condition]), *weights]
-        with tf.GradientTape() as network:
-            network.watch(sources)
-            outputs, slopes = self._evaluate(y, kept, condition, weights, network)
-        raw = kept[-1] if kept else layout.raw_parameters(outputs[-1])
-        x_rows = layout.sort(x)[layout.lowest :]
-        stretch, tilt, direct, indirect = self._map_derivatives(x_rows, raw, upstream_log_det)
+        inputs, slopes, raw = self._evaluate(y, kept, condition, weights)
+        first = layout.lowest * self.made.parameters
+        raw = tf.concat([self._first_raw(weights, _batch_size(x)), raw], axis=0)
+        stretch, tilt, *rows = self._map_derivatives(layout.sort(x), raw, upstream_log_det)
+        (first_direct, direct), (first_indirect, indirect) = [
+            tf.split(derivatives, [first, -1]) for derivatives in rows
+        ]
         upstream, kernels = layout.sort(upstream_y), self._kernels(weights)
         depth, batch = len(kernels), _batch_size(x)
 
@@ -446,29 +445,18 @@ class _Solver:
             sums = [tf.zeros((layer.count, batch), dtype) for layer in layout.layers[:-1]]
             state = (total, known, sums)
             total, known, _ = _repeat(pull_back_block, layout.blocks - 1, -1, *state, step=-1)
-        bars = network.gradient(
-            outputs,
-            sources,
-            output_gradients=[*known[:-1], layout.all_raw_parameters(known[-1])],
-            unconnected_gradients="zero",
-        )
-        x_bar = total[layout.lowest :] * stretch + tilt
-        if layout.lowest == 0:
-            return layout.unsort(x_bar), *bars
-        # A product of a single row, which Grappler would fuse with the sum as if that were a bias.
-        back = tf.reduce_sum(kernels[0][0][:, None] * known[0], axis=0)
-        total = upstream[:1] + ops.cast(back, x.dtype)
-        with tf.GradientTape() as tape:
-            tape.watch([x, *sources])
-            value, log_derivative = self._first(x, weights)
-        first_x_bar, *first_bars = tape.gradient(
-            [value, log_derivative],
-            [x, *sources],
-            output_gradients=[total, upstream_log_det],
-            unconnected_gradients="zero",
-        )
-        x_bar = layout.unsort(tf.pad(x_bar, [[1, 0], [0, 0]])) + first_x_bar
-        return x_bar, *[a + b for a, b in zip(bars, first_bars)]
+        theta = known[-1]
+        if layout.lowest > 0:
+            # A product of a single row, which Grappler would fuse with the sum as if that were a
+            # bias.
+            back = tf.reduce_sum(kernels[0][0][:, None] * known[0], axis=0)
+            first_total = upstream[:1] + ops.cast(back, x.dtype)
+            total = tf.concat([first_total, total[1:]], axis=0)
+            first_theta = first_direct * first_total + first_indirect
+            theta = tf.concat([ops.cast(first_theta, dtype), theta], axis=0)
+        adjoints = [*known[:-1], layout.unsort_parameters(theta)]
+        bars = self.made.layer_gradients(inputs, condition, adjoints, weights)
+        return layout.unsort(total * stretch + tilt), *bars
 
     def _kernels(self, weights):
         """Return the kernels; components and parameters are sorted by step."""
@@ -494,35 +482,32 @@ class _Solver:
         y, log_derivative = self.elementwise.forward(x, *tf.unstack(ops.cast(raw, x.dtype)))
         return y, tf.zeros_like(y) if log_derivative is None else log_derivative
 
+    def _first_raw(self, weights, batch):
+        """Return the raw parameters of the component before the first step, if there is one."""
+        made, layout = self.made, self.layout
+        bias = tf.reshape(weights[2 * len(made._products) - 1], (made.parameters, -1))
+        raw = tf.gather(ops.cast(bias, made.compute_dtype), layout.order[: layout.lowest], axis=1)
+        return tf.reshape(raw, (-1, 1)) + tf.zeros((1, batch), raw.dtype)
+
     def _first(self, x, weights):
         """Return the row of the component before the first step, if any, and its log-derivative."""
-        made, layout = self.made, self.layout
-        if layout.lowest == 0:
+        if self.layout.lowest == 0:
             return tf.zeros((0, _batch_size(x)), x.dtype), tf.zeros_like(x[0])
-        bias = tf.reshape(weights[2 * len(made._products) - 1], (made.parameters, -1))
-        raw = ops.cast(bias[:, layout.order[0]], made.compute_dtype)
-        y, log_derivative = self._component(
-            x[layout.order[0]], raw[:, None] + tf.zeros((1, _batch_size(x)), raw.dtype)
-        )
+        raw = self._first_raw(weights, _batch_size(x))
+        y, log_derivative = self._component(x[self.layout.order[0]], raw)
         return y[None], log_derivative
 
-    def _evaluate(self, y, kept, condition, weights, tape):
-        """Return each layer's outputs before activation, at the known result, and their slopes.
-
-        To the tape, no layer depends on the one below. If the outputs were kept, those returned
-        are there for the tape alone, and a compiler leaves out their products.
-        """
-        outputs, slopes = [], []
-        inputs = y
-        for i in range(len(self.made._products)):
-            if i > 0:
-                output = kept[i - 1] if kept else outputs[-1]
-                with tape.stop_recording(), tf.GradientTape() as activation:
-                    activation.watch(output)
-                    inputs = self.made.activation(output)
-                    slopes.append(activation.gradient(inputs, output))
-            outputs.append(self.made.apply_layer(i, inputs, condition, weights))
-        return outputs, slopes
+    def _evaluate(self, y, kept, condition, weights):
+        """Return what each layer takes, slopes of the activations, and the raw parameters."""
+        inputs, slopes, depth = [y], [], len(self.made._products)
+        for i in range(depth):
+            output = kept[i] if kept else self.made.apply_layer(i, inputs[-1], condition, weights)
+            if i < depth - 1:
+                with tf.GradientTape() as tape:
+                    tape.watch(output)
+                    inputs.append(self.made.activation(output))
+                slopes.append(tape.gradient(inputs[-1], output))
+        return inputs, slopes, output if kept else self.layout.raw_parameters(output)
 
     def _map_derivatives(self, x, raw, upstream_log_det):
         """Derivatives of the values, and of the weighted log-derivatives, in x and parameters."""
