@@ -107,13 +107,16 @@ class MADE(MLP):
 
     def apply_layer(self, i, inputs, condition, weights):
         """Return the outputs of layer `i`, before its activation."""
-        used = weights[i], inputs, weights[len(self._products) + i]
-        kernel, inputs, bias = (ops.cast(value, self.compute_dtype) for value in used)
-        outputs = self._products[i](kernel, inputs) + ops.expand_dims(bias, 1)
+        kernel, inputs = (ops.cast(a, self.compute_dtype) for a in (weights[i], inputs))
+        return self._products[i](kernel, inputs) + self.layer_bias(i, condition, weights)
+
+    def layer_bias(self, i, condition, weights):
+        """Return what layer `i` adds to its product, of shape (size, 1) or (size, batch)."""
+        bias = ops.cast(weights[len(self._products) + i], self.compute_dtype)[:, None]
         if i > 0 or condition is None:
-            return outputs
+            return bias
         kernel, condition = (ops.cast(a, self.compute_dtype) for a in (weights[-1], condition))
-        return outputs + tf.matmul(kernel, condition, transpose_a=True)
+        return bias + tf.matmul(kernel, condition, transpose_a=True)
 
     def layer_gradients(self, inputs, condition, adjoints, weights):
         """Return the gradients in the condition, if there is one, and in the weights.

@@ -447,8 +447,7 @@ class _Solver:
             total, known, _ = _repeat(pull_back_block, layout.blocks - 1, -1, *state, step=-1)
         theta = known[-1]
         if layout.lowest > 0:
-            # A product of a single row, which Grappler would fuse with the sum as if that were a
-            # bias.
+            # Not a product of one row: Grappler would take the sum for a bias and fuse the two.
             back = tf.reduce_sum(kernels[0][0][:, None] * known[0], axis=0)
             first_total = upstream[:1] + ops.cast(back, x.dtype)
             total = tf.concat([first_total, total[1:]], axis=0)
@@ -468,12 +467,8 @@ class _Solver:
 
     def _biases(self, condition, weights):
         """Return biases as (rows, 1), the first with the condition's part as (rows, batch)."""
-        depth, dtype = len(self.made._products), self.made.compute_dtype
-        biases = [ops.cast(bias, dtype)[:, None] for bias in weights[depth : 2 * depth]]
-        if condition is not None:
-            biases[0] += tf.matmul(
-                ops.cast(weights[-1], dtype), ops.cast(condition, dtype), transpose_a=True
-            )
+        depth = len(self.made._products)
+        biases = [self.made.layer_bias(i, condition, weights) for i in range(depth)]
         biases[-1] = self.layout.raw_parameters(biases[-1])
         return biases
 

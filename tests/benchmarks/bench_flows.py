@@ -275,7 +275,7 @@ def train_planar():
 
 
 WORKS = [
-    *works("train", FITS, train_flow, [*MAFS[:2], MAFS[3], *REAL_NVPS]),
+    *works("train", FITS, train_flow, [*MAFS, *REAL_NVPS]),
     Work("train planar D=2 (TFP: MAF D=6 H=128)", FITS, train_planar),
     *works("reverse KL", ("keras_nf", *TFP), reverse_kl, [("iaf", 6, 128), ("iaf", 16, 128)]),
     *works("density", ("keras_nf", *TFP, "floor"), density, [*MAFS, *REAL_NVPS]),
