@@ -233,5 +233,5 @@ def test_second_derivatives_are_refused(wrap):
             first = input_gradient(flow, x)
         return tape.gradient(first, x)
 
-    with pytest.raises(LookupError, match="XlaDynamicUpdateSlice"):
+    with pytest.raises(NotImplementedError, match="no second ones"):
         wrap(second_derivative)(x)

@@ -528,6 +528,18 @@ class _Solver:
         return stretch, tilt, direct, indirect
 
 
+@tf.custom_gradient
+def _differentiable_once(*gradients):
+    def refuse(*upstream):
+        raise NotImplementedError(
+            "The sequential direction of an autoregressive flow has first derivatives, but no "
+            "second ones. Use the other direction, which has all: the inverse of a "
+            "MaskedAutoregressive flow, the forward direction of an InverseAutoregressive one."
+        )
+
+    return [tf.identity(gradient) for gradient in gradients], refuse
+
+
 def solve_sequentially(made, elementwise, x, condition=None):
     """Solve y_i = map(x_i; MADE_i(y_<i, condition)) for y.
 
@@ -555,7 +567,10 @@ def solve_sequentially(made, elementwise, x, condition=None):
             y, log_det, kept = solver.solve(x, condition, weights, keeps)
 
         def gradient(upstream_y, upstream_log_det):
-            return solver.gradients(x, y, kept, upstream_y, upstream_log_det, condition, weights)
+            upstream = upstream_y, upstream_log_det
+            return _differentiable_once(
+                *solver.gradients(x, y, kept, *upstream, condition, weights)
+            )
 
         return (y, log_det), gradient
 
