@@ -228,10 +228,11 @@ def _product(kernel, values, transpose=False):
 
     XLA would turn the product of a single row into a sum that is many times slower, hence two.
     """
-    if kernel.shape[1 if transpose else 0] == 1:
+    rows = kernel.shape[1 if transpose else 0]
+    if rows == 1:
         kernel = tf.pad(kernel, [[0, 0], [0, 1]] if transpose else [[0, 1], [0, 0]])
-        return tf.matmul(kernel, values, transpose_a=transpose)[:1]
-    return tf.matmul(kernel, values, transpose_a=transpose)
+    # Without a slice, also of all rows, LiteRT 2.3 gives wrong numbers: see tests/test_runtimes.py.
+    return tf.matmul(kernel, values, transpose_a=transpose)[:rows]
 
 
 def _batch_size(values):
