@@ -55,7 +55,10 @@ def invert_permutation(indices):
 
 
 def permute(x, indices):
-    """Return the rows `x[indices]` for a permutation, with a gradient that is a gather as well."""
+    """Return the rows `x[indices]` for a permutation, with a gradient that is one as well.
+
+    At most one axis of `x`, the batch, is of unknown size.
+    """
     size = len(indices)
     if np.array_equal(indices, np.arange(size)):
         return x
@@ -65,9 +68,10 @@ def permute(x, indices):
     turned = size % columns == 0 and np.arange(size).reshape(-1, columns).T.ravel()
     if np.array_equal(indices, turned):
         # Every so many rows, in turn. A compiler drops a transposition with the one that undoes it.
-        rows = tf.reshape(x, tf.concat([[size // columns, columns], tf.shape(x)[1:]], axis=0))
+        rest = [-1 if length is None else length for length in x.shape[1:]]
+        rows = tf.reshape(x, [size // columns, columns, *rest])
         axes = [1, 0, *range(2, rows.shape.rank)]
-        return tf.reshape(tf.transpose(rows, axes), tf.shape(x))
+        return tf.reshape(tf.transpose(rows, axes), [size, *rest])
     inverse = invert_permutation(indices)
 
     @ops.custom_gradient
