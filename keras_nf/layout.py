@@ -10,7 +10,14 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.python.eager import record
 
-__all__ = ["feature_major", "has_accelerator", "in_chunks", "portable_operations", "update_rows"]
+__all__ = [
+    "feature_major",
+    "has_accelerator",
+    "in_chunks",
+    "is_portable",
+    "portable_operations",
+    "update_rows",
+]
 
 # Events that go through a flow at a time on a single core.
 _CHUNK = 1000
@@ -20,7 +27,7 @@ _portable = contextvars.ContextVar("portable", default=False)
 
 @contextlib.contextmanager
 def portable_operations():
-    """Within this context, graphs get no operation that the XLA compiler alone implements."""
+    """Within this context, graphs get operations that other runtimes than XLA implement."""
     token = _portable.set(True)
     try:
         yield
@@ -28,9 +35,14 @@ def portable_operations():
         _portable.reset(token)
 
 
+def is_portable():
+    """Return whether graphs are for runtimes other than this one."""
+    return _portable.get()
+
+
 def update_rows(values, row, rows):
     """Return `values` with some rows, from number `row` on, replaced by `rows`."""
-    if not _portable.get():
+    if not is_portable():
         return ops.slice_update(values, (row, 0), rows)
     indices = row + tf.range(tf.shape(rows)[0])
     return tf.tensor_scatter_nd_update(values, indices[:, None], rows)

@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_nf.layout import is_portable
+
 
 def draw_seed():
     """Draw a seed to keep in a config; `keras.utils.set_random_seed` makes it reproducible."""
@@ -66,7 +68,8 @@ def permute(x, indices):
         return ops.flip(x, axis=0)
     columns = max(int(indices[1]), 1)
     turned = size % columns == 0 and np.arange(size).reshape(-1, columns).T.ravel()
-    if np.array_equal(indices, turned):
+    # LiteRT has no reshape with a batch of unknown size next to other axes.
+    if np.array_equal(indices, turned) and not is_portable():
         # Every so many rows, in turn. A compiler drops a transposition with the one that undoes it.
         rest = [-1 if length is None else length for length in x.shape[1:]]
         rows = tf.reshape(x, [size // columns, columns, *rest])
