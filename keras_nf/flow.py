@@ -11,12 +11,13 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.distribution import FlowDistribution
+from keras_nf.elementwise import FORMAT_1
 from keras_nf.layout import in_chunks
 
 __all__ = ["Flow"]
 
 # Raised by one when files of an earlier version could no longer be read in the same way.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def check_format(config):
@@ -28,6 +29,8 @@ def check_format(config):
             f"This file or config has format {version!r} of keras_nf. The installed version reads "
             f"formats up to {FORMAT_VERSION}. Update it: pip install --upgrade keras_nf."
         )
+    if version == 1 and "log_scale_bound" in config:
+        config = {**FORMAT_1, **config}
     return config
 
 

@@ -632,6 +632,8 @@ def _describe(layer):
     order = getattr(layer, "_order", getattr(layer, "_indices", None))
     if order is not None:
         words.append(f"order {zlib.crc32(np.asarray(order, '<i4').tobytes()):08x}")
+    if getattr(getattr(layer, "elementwise", None), "shift_first", False):
+        words.append("shift first")
     return " ".join(words)
 
 

@@ -103,7 +103,7 @@ def real_nvp(
     activation: Activation = "relu",
     mask: str | Sequence[bool] = "alternating",
     seed: int | None = None,
-    log_scale_bound: float | None = 7.0,
+    log_scale_bound: float | None = 2.0,
     dtype: str | None = None,
     **kwargs: Any,
 ) -> Chain:
@@ -167,7 +167,7 @@ def maf(
     activation: Activation = "relu",
     order: str = "alternating",
     seed: int | None = None,
-    log_scale_bound: float | None = 7.0,
+    log_scale_bound: float | None = 2.0,
     dtype: str | None = None,
     **kwargs: Any,
 ) -> Chain:
@@ -212,7 +212,7 @@ def iaf(
     activation: Activation = "relu",
     order: str = "alternating",
     seed: int | None = None,
-    log_scale_bound: float | None = 7.0,
+    log_scale_bound: float | None = 2.0,
     dtype: str | None = None,
     **kwargs: Any,
 ) -> Chain:

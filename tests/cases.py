@@ -224,6 +224,13 @@ CASES = [
         kept=(0,),
     ),
     couple(
+        "affine-shift-last",
+        "AffineCoupling",
+        flow=of(AffineCoupling, shift_first=False, **SMALL),
+        event_size=2,
+        kept=(0,),
+    ),
+    couple(
         "affine-linear",
         "AffineCoupling",
         flow=of(AffineCoupling, hidden_units=()),
@@ -261,6 +268,7 @@ CASES = [
         "maf-long", of(MAF, hidden_units=(12, 9), order="random", seed=5), event_size=11, weights=6
     ),
     masked("maf-unbounded", of(MAF, log_scale_bound=None, **SMALL), event_size=2),
+    masked("maf-shift-last", of(MAF, shift_first=False, **SMALL), event_size=3),
     masked("maf-conditional", of(MAF, **SMALL), event_size=3, condition_size=2, weights=5),
     masked(
         "maf-single-conditional",

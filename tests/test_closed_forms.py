@@ -102,7 +102,9 @@ def test_linear_map_of_any_density():
 
 
 def test_linear_maf_of_a_normal():
-    flow = keras_nf.MaskedAutoregressive(hidden_units=(), log_scale_bound=None, dtype="float64")
+    flow = keras_nf.MaskedAutoregressive(
+        hidden_units=(), log_scale_bound=None, shift_first=False, dtype="float64"
+    )
     flow.build((None, 3))
     kernel, bias = np.zeros((3, 6)), np.array([1.0, -2.0, 0.5, 0.2, -0.4, 0.6])
     kernel[0, 1], kernel[0, 2], kernel[1, 2] = 0.7, -0.3, 1.2
@@ -115,6 +117,16 @@ def test_linear_maf_of_a_normal():
     expected = normal_log_density(x, mean, factor @ factor.T)
     np.testing.assert_allclose(dist.log_prob(x), expected, rtol=1e-12)
     np.testing.assert_allclose(flow.forward(x), mean + x @ factor.T, rtol=1e-12)
+
+
+def test_maf_that_shifts_first():
+    flow = keras_nf.MaskedAutoregressive(hidden_units=(), log_scale_bound=None, dtype="float64")
+    flow.build((None, 2))
+    flow.set_weights([np.zeros((2, 4)), np.array([1.0, -2.0, 0.2, -0.4])])
+    z = np.random.default_rng(0).normal(size=(50, 2))
+    x, log_det = flow.forward_and_log_det(z)
+    np.testing.assert_allclose(x, (z + [1.0, -2.0]) * np.exp([0.2, -0.4]), rtol=1e-12)
+    np.testing.assert_allclose(log_det, np.full(50, -0.2), rtol=1e-12)
 
 
 def test_logit_of_a_logistic_is_uniform():

@@ -113,8 +113,9 @@ class Doubling(keras_nf.Scaling):
 def test_flow_with_a_from_config_of_its_own():
     config = Doubling(name="twice").get_config()
     assert Doubling.from_config(config).name == "twice"
-    with pytest.raises(ValueError, match="format 2 of keras_nf"):
-        Doubling.from_config({**config, "format_version": 2})
+    later = {**config, "format_version": FORMAT_VERSION + 1}
+    with pytest.raises(ValueError, match=f"format {FORMAT_VERSION + 1} of keras_nf"):
+        Doubling.from_config(later)
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +246,12 @@ BROKEN = {
     "later-format": (
         with_config(lambda config: later_format(config["config"])),
         ValueError,
-        "has format 2 of keras_nf.*pip install --upgrade keras_nf",
+        f"has format {FORMAT_VERSION + 1} of keras_nf.*pip install --upgrade keras_nf",
     ),
     "later-format-of-a-flow": (
         with_config(lambda config: later_format(config["config"]["flow"]["config"])),
         ValueError,
-        "has format 2 of keras_nf",
+        f"has format {FORMAT_VERSION + 1} of keras_nf",
     ),
     "no-flow": (
         with_config(lambda config: config["config"].pop("flow")),
@@ -323,6 +324,12 @@ OTHERS = {
             keras_nf.AffineCoupling(mask="random", seed=0, hidden_units=(8,)), *flows()[1:]
         ),
         "AffineCoupling order .*where this model has AffineCoupling order .*seeds",
+    ),
+    "other-form": (
+        lambda: model_of(
+            keras_nf.AffineCoupling(shift_first=False, hidden_units=(8,)), *flows()[1:]
+        ),
+        "AffineCoupling order .* shift first, where this model has AffineCoupling order",
     ),
     "layer": (dense, "could not be loaded"),
 }

@@ -989,8 +989,8 @@ def maf_nll(flow, x):
     masks = [product.mask for product in flow.conditioner._products]
     h = np.tanh(x @ (weights["kernel_0"] * masks[0]) + weights["bias_0"])
     shift, raw = np.split(h @ (weights["kernel_1"] * masks[1]) + weights["bias_1"], 2, axis=-1)
-    log_scale = raw / (1.0 + np.abs(raw) / 7.0)
-    z = (x - shift) * np.exp(-log_scale)
+    log_scale = raw / (1.0 + np.abs(raw) / 2.0)
+    z = x * np.exp(-log_scale) - shift
     return (0.5 * (z**2 + math.log(2.0 * math.pi)) + log_scale).sum(axis=-1)
 
 

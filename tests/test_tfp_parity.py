@@ -1,5 +1,7 @@
 """Our flows against TFP's own bijectors, on copied weights."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +17,7 @@ BOUND = 7.0
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
 CONDITION_SIZES = pytest.mark.parametrize("condition_size", [0, 2])
+SHIFTS = pytest.mark.parametrize("shift_first", [True, False], ids=["shift-first", "shift-last"])
 ORDERS = pytest.mark.parametrize("order", ["sequential", "reversed", (3, 0, 4, 1, 2)], ids=str)
 
 
@@ -72,6 +75,13 @@ def assert_parity(flow, bijector, dtype, **condition):
     )
 
 
+def shift_and_log_scale_of(flow, parameters):
+    """What TFP, which adds the shift last, takes in the place of the flow's raw parameters."""
+    shift, raw = tf.split(parameters, 2, axis=-1)
+    log_scale = bounded(raw)
+    return shift * tf.exp(log_scale) if flow.elementwise.shift_first else shift, log_scale
+
+
 def real_nvp(flow, affine, condition):
     network = plain_network(flow)
 
@@ -80,8 +90,7 @@ def real_nvp(flow, affine, condition):
         parameters = network(kept)
         if not affine:
             return parameters, None
-        shift, raw = tf.split(parameters, 2, axis=-1)
-        return shift, bounded(raw)
+        return shift_and_log_scale_of(flow, parameters)
 
     return tfb.RealNVP(
         num_masked=(SIZE + 1) // 2,
@@ -92,13 +101,18 @@ def real_nvp(flow, affine, condition):
 
 @DTYPES
 @CONDITION_SIZES
-@pytest.mark.parametrize("affine", [False, True], ids=["additive", "affine"])
-def test_couplings_are_those_of_real_nvp(affine, condition_size, dtype):
-    options = {"hidden_units": (8,), "activation": "tanh", "dtype": dtype}
-    if affine:
-        flow = keras_nf.AffineCoupling(log_scale_bound=BOUND, **options)
-    else:
-        flow = keras_nf.AdditiveCoupling(**options)
+@pytest.mark.parametrize(
+    "coupling",
+    [
+        keras_nf.AdditiveCoupling,
+        functools.partial(keras_nf.AffineCoupling, log_scale_bound=BOUND),
+        functools.partial(keras_nf.AffineCoupling, log_scale_bound=BOUND, shift_first=False),
+    ],
+    ids=["additive", "affine", "affine-shift-last"],
+)
+def test_couplings_are_those_of_real_nvp(coupling, condition_size, dtype):
+    flow = coupling(hidden_units=(8,), activation="tanh", dtype=dtype)
+    affine = isinstance(flow, keras_nf.AffineCoupling)
     ready(flow, condition_size)
     condition = draw(condition_size, dtype, seed=3) if condition_size else None
     assert_parity(flow, real_nvp(flow, affine, condition), dtype, condition=condition)
@@ -108,16 +122,14 @@ def masked_autoregressive(flow, condition):
     network = plain_network(flow, [p.mask for p in flow.conditioner._products])
 
     def shift_and_log_scale(y):
-        shift, raw = tf.split(network(y, condition), 2, axis=-1)
-        return shift, bounded(raw)
+        return shift_and_log_scale_of(flow, network(y, condition))
 
     return tfb.MaskedAutoregressiveFlow(shift_and_log_scale_fn=shift_and_log_scale)
 
 
-def autoregressive(flow, order, condition_size, dtype):
-    flow = flow(
-        hidden_units=(8,), activation="tanh", order=order, log_scale_bound=BOUND, dtype=dtype
-    )
+def autoregressive(flow, order, condition_size, dtype, **options):
+    options = {"log_scale_bound": BOUND, "dtype": dtype, **options}
+    flow = flow(hidden_units=(8,), activation="tanh", order=order, **options)
     ready(flow, condition_size)
     return flow, draw(condition_size, dtype, seed=3) if condition_size else None
 
@@ -125,15 +137,21 @@ def autoregressive(flow, order, condition_size, dtype):
 @DTYPES
 @CONDITION_SIZES
 @ORDERS
-def test_maf_is_that_of_tfp(order, condition_size, dtype):
-    flow, condition = autoregressive(keras_nf.MaskedAutoregressive, order, condition_size, dtype)
+@SHIFTS
+def test_maf_is_that_of_tfp(shift_first, order, condition_size, dtype):
+    flow, condition = autoregressive(
+        keras_nf.MaskedAutoregressive, order, condition_size, dtype, shift_first=shift_first
+    )
     assert_parity(flow, masked_autoregressive(flow, condition), dtype, condition=condition)
 
 
 @DTYPES
 @CONDITION_SIZES
 @ORDERS
-def test_iaf_is_the_inverted_maf_of_tfp(order, condition_size, dtype):
-    flow, condition = autoregressive(keras_nf.InverseAutoregressive, order, condition_size, dtype)
+@SHIFTS
+def test_iaf_is_the_inverted_maf_of_tfp(shift_first, order, condition_size, dtype):
+    flow, condition = autoregressive(
+        keras_nf.InverseAutoregressive, order, condition_size, dtype, shift_first=shift_first
+    )
     bijector = tfb.Invert(masked_autoregressive(flow, condition))
     assert_parity(flow, bijector, dtype, condition=condition)

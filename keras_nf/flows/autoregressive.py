@@ -97,11 +97,12 @@ class Autoregressive(Flow):
 class MaskedAutoregressive(Autoregressive):
     """Masked autoregressive flow (MAF).
 
-    x_i = z_i exp(s_i) + t_i, where t and s are functions of x_1 ... x_{i-1} and the condition, so
+    x_i = (z_i + t_i) exp(s_i), where t and s are functions of x_1 ... x_{i-1} and the condition, so
     that log|det dx/dz| = sum_i s_i. One `MADE` gives t and a raw r, and s = r / (1 + |r| / bound)
-    is softly bounded. Density (`inverse`) costs one evaluation of the network; sampling
-    (`forward`) is sequential: it computes each hidden unit once, which is about the arithmetic of
-    one evaluation, in as many steps as there are components. Compile it (`FlowModel.sample` is).
+    is softly bounded; see `keras_nf.elementwise.Affine`. Density (`inverse`) costs one evaluation
+    of the network; sampling (`forward`) is sequential: it computes each hidden unit once, which is
+    about the arithmetic of one evaluation, in as many steps as there are components. Compile it
+    (`FlowModel.sample` is).
 
     Args:
       hidden_units: width of each hidden layer of the `MADE`.
@@ -110,6 +111,8 @@ class MaskedAutoregressive(Autoregressive):
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r).
+      shift_first: whether to shift before scaling; otherwise x_i = z_i exp(s_i) + t_i, as in the
+        paper.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Call arguments:
@@ -135,21 +138,27 @@ class MaskedAutoregressive(Autoregressive):
       Estimation. 2017. arXiv:1705.07057
     """
 
-    def __init__(self, *, log_scale_bound: float | None = 7.0, **kwargs: Any) -> None:
-        super().__init__(Affine(log_scale_bound), **kwargs)
+    def __init__(
+        self,
+        *,
+        log_scale_bound: float | None = 2.0,
+        shift_first: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(Affine(log_scale_bound, shift_first=shift_first), **kwargs)
 
     def get_config(self):
         config = super().get_config()
         del config["elementwise"]
-        return {**config, "log_scale_bound": self.elementwise.log_scale_bound}
+        return {**config, **self.elementwise.get_config()}
 
 
 @keras.saving.register_keras_serializable("keras_nf")
 class InverseAutoregressive(MaskedAutoregressive):
     """Inverse autoregressive flow (IAF): `MaskedAutoregressive` with its directions swapped.
 
-    x_i = (z_i - t_i) exp(-s_i), where t and s are functions of z_1 ... z_{i-1} and the condition,
-    so that log|det dx/dz| = -sum_i s_i. Sampling (`forward`) costs one evaluation of the network;
+    x_i = z_i exp(-s_i) - t_i, where t and s are functions of z_1 ... z_{i-1} and the condition, so
+    that log|det dx/dz| = -sum_i s_i. Sampling (`forward`) costs one evaluation of the network;
     the density of given data (`inverse`) is sequential: it computes each hidden unit once, which
     is about the arithmetic of one evaluation, in as many steps as there are components. The paper
     writes the same family as sigma z + mu.
@@ -161,6 +170,8 @@ class InverseAutoregressive(MaskedAutoregressive):
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r).
+      shift_first: whether `MaskedAutoregressive` would shift before scaling; otherwise
+        x_i = (z_i - t_i) exp(-s_i).
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Call arguments:

@@ -194,9 +194,9 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     """Affine coupling layer of Real NVP.
 
-    x_kept = z_kept and x_rest = z_rest exp(s(z_kept)) + t(z_kept), with log|det dx/dz| = sum s.
-    One network gives t and a raw r, and s = r / (1 + |r| / bound) is softly bounded. Both
-    directions cost one evaluation of the network.
+    x_kept = z_kept and x_rest = (z_rest + t(z_kept)) exp(s(z_kept)), with log|det dx/dz| = sum s.
+    One network gives t and a raw r, and s = r / (1 + |r| / bound) is softly bounded; see
+    `keras_nf.elementwise.Affine`. Both directions cost one evaluation of the network.
 
     Args:
       mask: which components are kept: `"half"` (the first half), `"alternating"` (every other
@@ -210,6 +210,7 @@ class AffineCoupling(Coupling):
       hidden_units: width of each hidden layer of the default network.
       activation: activation of the default network.
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r).
+      shift_first: whether to shift before scaling; otherwise x_rest = z_rest exp(s) + t.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Call arguments:
@@ -236,10 +237,16 @@ class AffineCoupling(Coupling):
       arXiv:1605.08803
     """
 
-    def __init__(self, *, log_scale_bound: float | None = 7.0, **kwargs: Any) -> None:
-        super().__init__(Affine(log_scale_bound), **kwargs)
+    def __init__(
+        self,
+        *,
+        log_scale_bound: float | None = 2.0,
+        shift_first: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(Affine(log_scale_bound, shift_first=shift_first), **kwargs)
 
     def get_config(self):
         config = super().get_config()
         del config["elementwise"]
-        return {**config, "log_scale_bound": self.elementwise.log_scale_bound}
+        return {**config, **self.elementwise.get_config()}

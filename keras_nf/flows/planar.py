@@ -176,9 +176,10 @@ class Planar(Flow):
         noise = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed + 1)
 
         def initial_w(shape, dtype=None):
-            # As long as a standard normal usually is: near w = 0 small steps of w are long for x.
+            # Half as long as a standard normal usually is, so that a fold bends all over the data;
+            # near w = 0 small steps of w are long for x.
             w = direction(shape, dtype=dtype)
-            return w * ops.sqrt(self.event_size / ops.sum(w**2, axis=1, keepdims=True))
+            return 0.5 * w * ops.sqrt(self.event_size / ops.sum(w**2, axis=1, keepdims=True))
 
         self.w = self.add_weight(shape=shape, initializer=initial_w, name="w")
         self.u = self.add_weight(shape=shape, initializer=noise, name="u")

@@ -10,7 +10,7 @@ from keras import ops
 from keras_nf.layout import feature_major
 from keras_nf.networks.masked import MaskedProduct
 from keras_nf.networks.masks import hidden_degrees, made_levels
-from keras_nf.networks.mlp import MLP
+from keras_nf.networks.mlp import MLP, fan_in_uniform
 from keras_nf.permutation import check_permutation, draw_seed, resolve_permutation
 
 __all__ = ["MADE"]
@@ -22,7 +22,8 @@ class MADE(MLP):
 
     h_k = activation((M_k * W_k) h_{k-1} + b_k): each kernel is multiplied by a constant 0/1 mask,
     so that the outputs for a component have no path from it or from those after it in `order`.
-    The last layer starts at zero. The masks are not weights: they follow from the config.
+    The last layer starts at zero, kernels and biases of the others uniform in ±1/sqrt(n) for units
+    of n links, masked ones not counted. The masks are not weights: they follow from the config.
 
     With a `condition`, the first hidden layer also sees V c, unmasked.
 
@@ -82,12 +83,17 @@ class MADE(MLP):
         self._products = [MaskedProduct(*pair, n) for pair, n in zip(levels, groups)]
         self.units = self.parameters * size
         sizes = (size, *self.hidden_units, self.units)
-        self._add_dense_weights(sizes)
+        links = [product.links for product in self._products]
+        if conditional:
+            links[0] = links[0] + condition_shape[-1]
+        self._add_dense_weights(sizes, links)
         self._condition_kernel = None
         if conditional:
             self._condition_kernel = self.add_weight(
                 shape=(condition_shape[-1], sizes[1]),
-                initializer="glorot_uniform" if self.hidden_units else "zeros",
+                initializer=(
+                    fan_in_uniform(links[0], self.activation) if self.hidden_units else "zeros"
+                ),
                 name="condition_kernel",
             )
 

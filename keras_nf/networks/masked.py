@@ -60,6 +60,11 @@ class MaskedProduct:
         """M, as an array of booleans."""
         return self._rows[:, None] <= self._columns[None, :]
 
+    @property
+    def links(self):
+        """Number of rows that each column is connected with."""
+        return np.searchsorted(np.sort(self._rows), self._columns, side="right")
+
     def masked(self, kernel, rows=slice(None), columns=slice(None)):
         """Return M * W, or the part of it in the given rows and columns for that part of W."""
         rows, columns = self._rows[rows], self._columns[columns]

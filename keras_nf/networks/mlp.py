@@ -1,6 +1,8 @@
 """Multilayer perceptron: the default conditioner of couplings."""
 
+import functools
 import itertools
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,12 +43,38 @@ def check_activation(activation):
     return function
 
 
+def fan_in_uniform(links, activation):
+    """Return an initializer of kernels and biases: uniform in ±gain/sqrt(links), unit by unit.
+
+    A bias is as large as a weight, so that the kinks of a layer lie all over the data instead of in
+    the origin. A masked unit is scaled by the inputs that it sees: with the shape of the kernel in
+    their place, units of few inputs start too small. The gain is one where the activation does not
+    care for scales, as relu; smooth ones bend only if their inputs are of size one, which takes
+    sqrt(3).
+
+    Args:
+      links: number of inputs of each unit, or one number for all.
+      activation: the activation that follows.
+    """
+    with tf.init_scope():
+        x = ops.convert_to_tensor([-1.5, -0.5, 0.5, 1.5])
+        is_homogeneous = np.allclose(activation(4.0 * x), 4.0 * activation(x))
+    draw = keras.initializers.RandomUniform(-1.0, 1.0)
+    limit = (1.0 if is_homogeneous else math.sqrt(3.0)) / np.sqrt(np.maximum(links, 1))
+
+    def initialize(shape, dtype=None):
+        return draw(shape, dtype=dtype) * ops.cast(limit, dtype)
+
+    return initialize
+
+
 @keras.saving.register_keras_serializable("keras_nf")
 class MLP(keras.layers.Layer):
     """Multilayer perceptron whose last layer starts at zero.
 
     h_0 = x, h_k = activation(W_k h_{k-1} + b_k), y = W h_K + b, with W = 0 and b = 0 at first, so
-    that the flow that it parameterizes starts as the identity.
+    that the flow that it parameterizes starts as the identity. Kernels and biases of the hidden
+    layers start uniform in ±1/sqrt(n), for units of n inputs.
 
     Args:
       hidden_units: width of each hidden layer; `()` for a linear map.
@@ -92,16 +120,21 @@ class MLP(keras.layers.Layer):
             )
         self._add_dense_weights((inputs_shape[-1], *self.hidden_units, self.units))
 
-    def _add_dense_weights(self, sizes):
+    def _add_dense_weights(self, sizes, links=None):
+        """Add the weights of all layers; `links` counts the inputs of the units of each."""
         self._kernels, self._biases = [], []
-        last = len(sizes) - 2
-        for i, shape in enumerate(itertools.pairwise(sizes)):
-            initializer = "zeros" if i == last else "glorot_uniform"
+        shapes = list(itertools.pairwise(sizes))
+        links = [rows for rows, _ in shapes] if links is None else links
+        initializers = [
+            functools.partial(fan_in_uniform, count, self.activation) for count in links[:-1]
+        ]
+        initializers.append(lambda: "zeros")
+        for i, (shape, initializer) in enumerate(zip(shapes, initializers)):
             self._kernels.append(
-                self.add_weight(shape=shape, initializer=initializer, name=f"kernel_{i}")
+                self.add_weight(shape=shape, initializer=initializer(), name=f"kernel_{i}")
             )
             self._biases.append(
-                self.add_weight(shape=shape[1:], initializer="zeros", name=f"bias_{i}")
+                self.add_weight(shape=shape[1:], initializer=initializer(), name=f"bias_{i}")
             )
 
     def call(self, inputs):
