@@ -39,8 +39,11 @@ def make_model(head, features, y_train, options):
     for _ in range(options.hidden_layers):
         encoder.add(keras.layers.Dense(options.units, activation="relu"))
         encoder.add(keras.layers.Dropout(options.dropout))
-    # Affine in the encoder's output; without hidden units that is a mean and a log-scale.
-    location_scale = keras_nf.MaskedAutoregressive(hidden_units=())
+    # Affine in the encoder's output; without hidden units that is a mean and a log-scale. A single
+    # layer needs a wider bound than those of a chain.
+    location_scale = keras_nf.MaskedAutoregressive(
+        hidden_units=(), log_scale_bound=7.0, shift_first=False
+    )
     standardize = keras_nf.Standardize()
     standardize.adapt(y_train)
     flows = [location_scale, standardize]

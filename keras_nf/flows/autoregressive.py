@@ -39,7 +39,7 @@ class Autoregressive(Flow):
         self,
         elementwise: Any,
         *,
-        hidden_units: Sequence[int] = (64, 64),
+        hidden_units: Sequence[int] = (128, 128),
         activation: str | Callable[[Any], Any] = "relu",
         order: str | Sequence[int] = "sequential",
         seed: int | None = None,
@@ -110,7 +110,8 @@ class MaskedAutoregressive(Autoregressive):
       order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
-      log_scale_bound: largest |s|, in nats; `None` for no bound (s = r).
+      log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
+        layers add up; a single layer may need a wider one.
       shift_first: whether to shift before scaling; otherwise x_i = z_i exp(s_i) + t_i, as in the
         paper.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
@@ -169,7 +170,8 @@ class InverseAutoregressive(MaskedAutoregressive):
       order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
-      log_scale_bound: largest |s|, in nats; `None` for no bound (s = r).
+      log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
+        layers add up; a single layer may need a wider one.
       shift_first: whether `MaskedAutoregressive` would shift before scaling; otherwise
         x_i = (z_i - t_i) exp(-s_i).
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.

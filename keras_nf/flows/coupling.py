@@ -50,7 +50,7 @@ class Coupling(Flow):
         swap: bool = False,
         seed: int | None = None,
         conditioner: keras.layers.Layer | None = None,
-        hidden_units: Sequence[int] = (64, 64),
+        hidden_units: Sequence[int] = (128, 128),
         activation: str | Callable[[Any], Any] = "relu",
         **kwargs: Any,
     ) -> None:
@@ -209,7 +209,8 @@ class AffineCoupling(Coupling):
         identity.
       hidden_units: width of each hidden layer of the default network.
       activation: activation of the default network.
-      log_scale_bound: largest |s|, in nats; `None` for no bound (s = r).
+      log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
+        layers add up; a single layer may need a wider one.
       shift_first: whether to shift before scaling; otherwise x_rest = z_rest exp(s) + t.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 

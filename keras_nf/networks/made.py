@@ -60,7 +60,7 @@ class MADE(MLP):
 
     def __init__(
         self,
-        hidden_units: Sequence[int] = (64, 64),
+        hidden_units: Sequence[int] = (128, 128),
         parameters: int = 1,
         *,
         activation: str | Callable[[Any], Any] = "relu",

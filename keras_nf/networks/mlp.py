@@ -101,7 +101,7 @@ class MLP(keras.layers.Layer):
 
     def __init__(
         self,
-        hidden_units: Sequence[int] = (64, 64),
+        hidden_units: Sequence[int] = (128, 128),
         units: int | None = None,
         *,
         activation: str | Callable[[Any], Any] = "relu",
