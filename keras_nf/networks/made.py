@@ -91,9 +91,7 @@ class MADE(MLP):
         if conditional:
             self._condition_kernel = self.add_weight(
                 shape=(condition_shape[-1], sizes[1]),
-                initializer=(
-                    fan_in_uniform(links[0], self.activation) if self.hidden_units else "zeros"
-                ),
+                initializer=fan_in_uniform(links[0]) if self.hidden_units else "zeros",
                 name="condition_kernel",
             )
 

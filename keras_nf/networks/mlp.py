@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,24 +42,18 @@ def check_activation(activation):
     return function
 
 
-def fan_in_uniform(links, activation):
-    """Return an initializer of kernels and biases: uniform in ±gain/sqrt(links), unit by unit.
+def fan_in_uniform(links):
+    """Return an initializer of kernels and biases: uniform in ±1/sqrt(links), unit by unit.
 
     A bias is as large as a weight, so that the kinks of a layer lie all over the data instead of in
     the origin. A masked unit is scaled by the inputs that it sees: with the shape of the kernel in
-    their place, units of few inputs start too small. The gain is one where the activation does not
-    care for scales, as relu; smooth ones bend only if their inputs are of size one, which takes
-    sqrt(3).
+    their place, units of few inputs start too small.
 
     Args:
       links: number of inputs of each unit, or one number for all.
-      activation: the activation that follows.
     """
-    with tf.init_scope():
-        x = ops.convert_to_tensor([-1.5, -0.5, 0.5, 1.5])
-        is_homogeneous = np.allclose(activation(4.0 * x), 4.0 * activation(x))
     draw = keras.initializers.RandomUniform(-1.0, 1.0)
-    limit = (1.0 if is_homogeneous else math.sqrt(3.0)) / np.sqrt(np.maximum(links, 1))
+    limit = 1.0 / np.sqrt(np.maximum(links, 1))
 
     def initialize(shape, dtype=None):
         return draw(shape, dtype=dtype) * ops.cast(limit, dtype)
@@ -125,9 +118,7 @@ class MLP(keras.layers.Layer):
         self._kernels, self._biases = [], []
         shapes = list(itertools.pairwise(sizes))
         links = [rows for rows, _ in shapes] if links is None else links
-        initializers = [
-            functools.partial(fan_in_uniform, count, self.activation) for count in links[:-1]
-        ]
+        initializers = [functools.partial(fan_in_uniform, count) for count in links[:-1]]
         initializers.append(lambda: "zeros")
         for i, (shape, initializer) in enumerate(zip(shapes, initializers)):
             self._kernels.append(
