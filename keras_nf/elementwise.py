@@ -50,7 +50,7 @@ class Affine:
     where the density is thin, steps that ought to be small become large, and training is shaky.
 
     The bound is soft: |s| < bound for every r, and the gradient never vanishes altogether. Layers
-    add up: five of 2 nats make scales from exp(-10) to exp(10). Wider bounds gain nothing and
+    add up: five of 2 nats make scales from exp(-10) to exp(10). Wider bounds gain little, and
     let the latents of outliers, and of all that training has not seen, grow out of hand.
 
     Args:

@@ -11,7 +11,6 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.distribution import FlowDistribution
-from keras_nf.elementwise import FORMAT_1
 from keras_nf.layout import in_chunks
 
 __all__ = ["Flow"]
@@ -29,8 +28,6 @@ def check_format(config):
             f"This file or config has format {version!r} of keras_nf. The installed version reads "
             f"formats up to {FORMAT_VERSION}. Update it: pip install --upgrade keras_nf."
         )
-    if version == 1 and "log_scale_bound" in config:
-        config = {**FORMAT_1, **config}
     return config
 
 
@@ -102,7 +99,10 @@ def _of_known_format(from_config):
 
     @functools.wraps(from_config)
     def wrapper(cls, config, *args, **kwargs):
-        return from_config(cls, check_format(config), *args, **kwargs)
+        known = check_format(config)
+        if config.get("format_version") == 1:
+            known = {**cls._MISSING_IN_FORMAT_1, **known}
+        return from_config(cls, known, *args, **kwargs)
 
     return classmethod(wrapper)
 
@@ -187,6 +187,9 @@ class Flow(tfb.Bijector, keras.layers.Layer):
 
     # Whether XLA shortens a step of `FlowModel.fit` by so much that it is the default on a CPU too.
     _prefers_xla = False
+
+    # Arguments that configs of format 1 leave out, where the default has changed since.
+    _MISSING_IN_FORMAT_1: dict[str, Any] = {}
 
     # Whether large batches go through faster in chunks; `None` if a batch must not be cut.
     _gains_from_chunks: bool | None = None

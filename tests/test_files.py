@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import keras_nf
 from keras_nf import FlowModel
+from keras_nf.elementwise import Affine
 from keras_nf.flow import FORMAT_VERSION
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -116,6 +117,44 @@ def test_flow_with_a_from_config_of_its_own():
     later = {**config, "format_version": FORMAT_VERSION + 1}
     with pytest.raises(ValueError, match=f"format {FORMAT_VERSION + 1} of keras_nf"):
         Doubling.from_config(later)
+
+
+class Bounded(keras_nf.Scaling):
+    """A user's flow with an argument that some of ours have as well."""
+
+    def __init__(self, log_scale_bound=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.log_scale_bound = log_scale_bound
+
+    def get_config(self):
+        return {**super().get_config(), "log_scale_bound": self.log_scale_bound}
+
+
+AFFINE = [
+    keras_nf.AffineCoupling,
+    keras_nf.MaskedAutoregressive,
+    keras_nf.InverseAutoregressive,
+]
+
+
+@pytest.mark.parametrize("flow", AFFINE)
+@pytest.mark.parametrize("shift_first", [True, False])
+def test_config_keeps_the_form_of_an_affine_map(shift_first, flow):
+    config = flow(shift_first=shift_first).get_config()
+    assert flow.from_config(config).elementwise.shift_first is shift_first
+
+
+@pytest.mark.parametrize("flow", AFFINE)
+def test_affine_flows_of_format_1_shift_last(flow):
+    config = {**flow().get_config(), "format_version": 1}
+    del config["shift_first"]
+    assert flow.from_config(config).elementwise.shift_first is False
+    assert Affine.from_config({"log_scale_bound": 7.0}).shift_first is False
+
+
+def test_format_1_of_a_flow_of_a_user():
+    config = {**Bounded(3.0).get_config(), "format_version": 1}
+    assert Bounded.from_config(config).log_scale_bound == 3.0
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_nf.elementwise import Affine, sum_log_derivatives
+from keras_nf.elementwise import FORMAT_1, Affine, sum_log_derivatives
 from keras_nf.flow import Flow
 from keras_nf.layout import feature_major
 from keras_nf.networks.made import MADE
@@ -138,6 +138,8 @@ class MaskedAutoregressive(Autoregressive):
       George Papamakarios, Theo Pavlakou, Iain Murray. Masked Autoregressive Flow for Density
       Estimation. 2017. arXiv:1705.07057
     """
+
+    _MISSING_IN_FORMAT_1 = FORMAT_1
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_nf.elementwise import Affine, Shift, sum_log_derivatives
+from keras_nf.elementwise import FORMAT_1, Affine, Shift, sum_log_derivatives
 from keras_nf.flow import Flow
 from keras_nf.layout import feature_major
 from keras_nf.networks.masks import check_partition, partition
@@ -237,6 +237,8 @@ class AffineCoupling(Coupling):
       Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density Estimation using Real NVP. 2016.
       arXiv:1605.08803
     """
+
+    _MISSING_IN_FORMAT_1 = FORMAT_1
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Multilayer perceptron: the default conditioner of couplings."""
 
-import functools
 import itertools
 import numbers
 from collections.abc import Callable, Sequence
@@ -116,16 +115,15 @@ class MLP(keras.layers.Layer):
     def _add_dense_weights(self, sizes, links=None):
         """Add the weights of all layers; `links` counts the inputs of the units of each."""
         self._kernels, self._biases = [], []
-        shapes = list(itertools.pairwise(sizes))
-        links = [rows for rows, _ in shapes] if links is None else links
-        initializers = [functools.partial(fan_in_uniform, count) for count in links[:-1]]
-        initializers.append(lambda: "zeros")
-        for i, (shape, initializer) in enumerate(zip(shapes, initializers)):
+        links = sizes[:-1] if links is None else links
+        last = len(sizes) - 2
+        for i, (shape, count) in enumerate(zip(itertools.pairwise(sizes), links)):
+            kernel, bias = ("zeros" if i == last else fan_in_uniform(count) for _ in range(2))
             self._kernels.append(
-                self.add_weight(shape=shape, initializer=initializer(), name=f"kernel_{i}")
+                self.add_weight(shape=shape, initializer=kernel, name=f"kernel_{i}")
             )
             self._biases.append(
-                self.add_weight(shape=shape[1:], initializer=initializer(), name=f"bias_{i}")
+                self.add_weight(shape=shape[1:], initializer=bias, name=f"bias_{i}")
             )
 
     def call(self, inputs):

@@ -41,8 +41,8 @@ class KerasFlow:
         import keras_nf
 
         base = "logistic" if recipe == "nice" else "normal"
-        make = functools.partial(getattr(keras_nf, recipe), size, seed=0, **options)
-        self._new_model = lambda: keras_nf.FlowModel(make(), base)
+        make = functools.partial(getattr(keras_nf, recipe), size, **options)
+        self._new_model = lambda seed: keras_nf.FlowModel(make(seed=seed), base)
         self._shape = (None, size)
         if condition_size:
             self._shape = {"x": self._shape, "condition": (None, condition_size)}
@@ -51,7 +51,8 @@ class KerasFlow:
     def _compile(self, steps):
         import tensorflow as tf
 
-        self._model = self._new_model()
+        # Random masks and orders are those of one seed; the weights are of each run's own.
+        self._model = self._new_model(0)
         # One compiled call from check to check.
         self._model.compile("adam", jit_compile=True, steps_per_execution=steps)
         self._model.build(self._shape)
@@ -64,7 +65,7 @@ class KerasFlow:
         import keras
 
         keras.utils.set_random_seed(seed)
-        fresh = self._new_model()
+        fresh = self._new_model(seed)
         fresh.build(self._shape)
         self._model.set_weights(fresh.get_weights())
         for variable in self._model.optimizer.variables:
