@@ -45,9 +45,9 @@ class Affine:
     """y = (x + shift) exp(s), with the log-scale s = r / (1 + |r| / bound) of a raw parameter r.
 
     `inverse`, which the density runs in most flows, is x = y exp(-s) - shift, the form in which
-    Real NVP is published. The derivative of -log p in the shift is then the latent, however thin
-    the density. With the shift added last, as MAF is published, it is the latent times exp(-s):
-    where the density is thin, steps that ought to be small become large, and training is shaky.
+    Real NVP is published. For a normal base the derivative of -log p in the shift is then minus the
+    latent, however thin the density. With the shift added last, as MAF is published, it is that
+    times exp(-s): where the density is thin, steps that ought to be small become large.
 
     The bound is soft: |s| < bound for every r, and the gradient never vanishes altogether. Layers
     add up: five of 2 nats make scales from exp(-10) to exp(10). Wider bounds gain little, and
