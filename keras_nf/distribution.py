@@ -6,14 +6,6 @@ from tensorflow_probability import distributions as tfd
 from keras_nf.layout import in_chunks
 
 
-def _split_kwargs(kwargs):
-    """Send `condition` to the flow, and what TFP calls `*_kwargs` where it belongs."""
-    bijector_kwargs = dict(kwargs.get("bijector_kwargs", {}))
-    if kwargs.get("condition") is not None:
-        bijector_kwargs["condition"] = kwargs["condition"]
-    return kwargs.get("distribution_kwargs", {}), bijector_kwargs
-
-
 class FlowDistribution(tfd.TransformedDistribution):
     """A `tfd.TransformedDistribution` whose density evaluates every network once.
 
@@ -21,20 +13,24 @@ class FlowDistribution(tfd.TransformedDistribution):
     twice. A flow gives both in one. `flow(base)` and `FlowModel.distribution` return this class.
 
     `log_prob(x, condition=c)`, `sample(n, seed=s, condition=c)` and the other methods take a
-    `condition` of shape `(..., condition_size)`; the distribution then has the batch shape of the
-    condition, so that `sample(n, condition=c)` has shape `(n, ..., event_size)`.
+    `condition` of shape `(..., condition_size)`. The batch shape is then that of the condition,
+    broadcast against that of the base, so that `sample(n, condition=c)` has shape
+    `(n, ..., event_size)`. `flow(base, condition=c)` binds the condition: the methods need none,
+    and the distribution can be a member of a `tfd.JointDistribution`.
 
     Args:
       distribution: the base, with event shape `(event_size,)`.
       bijector: the flow.
+      condition: the condition of all calls that name none.
       validate_args: as in TFP.
       name: name of the distribution.
 
     Raises:
-      ValueError: if the base has no event axis, or another event size or dtype than the flow.
+      ValueError: if the base has no event axis, or another event size or dtype than the flow; or
+        if a condition is bound that the flow does not use.
     """
 
-    def __init__(self, distribution, bijector, validate_args=False, name=None):
+    def __init__(self, distribution, bijector, condition=None, validate_args=False, name=None):
         parameters = dict(locals())
         if distribution.event_shape.rank == 0:
             raise ValueError(
@@ -55,10 +51,16 @@ class FlowDistribution(tfd.TransformedDistribution):
                 f"dtype='{distribution.dtype.name}', or the base parameters of dtype "
                 f"{bijector.dtype.name}."
             )
+        if condition is not None and not bijector.uses_condition:
+            raise ValueError(
+                f"The flow {bijector.name!r} uses no condition, but one was bound to its "
+                f"distribution. Leave it out. Received: {condition!r}."
+            )
+        self._condition = condition
         super().__init__(
             distribution,
             bijector,
-            kwargs_split_fn=_split_kwargs,
+            kwargs_split_fn=self._split_kwargs,
             validate_args=validate_args,
             parameters=parameters,
             name=name,
@@ -76,8 +78,32 @@ class FlowDistribution(tfd.TransformedDistribution):
         axes = self._extra_axes()
         return tf.reduce_sum(log_det, axis=axes) if axes else log_det
 
+    def _split_kwargs(self, kwargs):
+        """Send `condition` to the flow, and what TFP calls `*_kwargs` where it belongs."""
+        bijector_kwargs = dict(kwargs.get("bijector_kwargs", {}))
+        condition = kwargs.get("condition")
+        condition = self._condition if condition is None else condition
+        if condition is not None:
+            bijector_kwargs["condition"] = condition
+        return kwargs.get("distribution_kwargs", {}), bijector_kwargs
+
+    def _batch_shape(self):
+        batch_shape = super()._batch_shape()
+        if self._condition is None:
+            return batch_shape
+        condition = tf.convert_to_tensor(self._condition)
+        own = condition.shape[: -self.distribution.event_shape.rank]
+        return tf.broadcast_static_shape(batch_shape, own)
+
+    def _batch_shape_tensor(self, **kwargs):
+        batch_shape = super()._batch_shape_tensor(**kwargs)
+        if self._condition is None:
+            return batch_shape
+        own = tf.shape(self._condition)[: -self.distribution.event_shape.rank]
+        return tf.broadcast_dynamic_shape(batch_shape, own)
+
     def _log_prob(self, y, **kwargs):
-        base_kwargs, flow_kwargs = self._kwargs_split_fn(kwargs)
+        base_kwargs, flow_kwargs = self._split_kwargs(kwargs)
 
         def density(y, condition=None):
             x, log_det = self.bijector.inverse_and_log_det(y, condition=condition)
@@ -94,29 +120,31 @@ class FlowDistribution(tfd.TransformedDistribution):
             return in_chunks(density, tf.TensorShape([]), y, condition)
         return density(y, **flow_kwargs)
 
-    def _base_sample_shape(self, sample_shape, flow_kwargs):
-        """Each condition gets noise of its own."""
-        if "condition" not in flow_kwargs:
-            return sample_shape
-        condition_shape = tf.shape(flow_kwargs["condition"])[: len(self._extra_axes()) * -1 - 1]
-        sample_shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
-        return tf.concat([sample_shape, condition_shape], axis=0)
+    def _draw(self, method, sample_shape, seed, kwargs):
+        """Call a method of the base that draws; each condition gets noise of its own."""
+        base_kwargs, flow_kwargs = self._split_kwargs(kwargs)
+        base = self.distribution
+        if "condition" in flow_kwargs:
+            condition = tf.convert_to_tensor(flow_kwargs["condition"])
+            batch_shape = tf.shape(condition)[: -base.event_shape.rank]
+            if base.batch_shape == ():
+                sample_shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
+                sample_shape = tf.concat([sample_shape, batch_shape], axis=0)
+            else:
+                base = tfd.BatchBroadcast(base, with_shape=batch_shape)
+        return getattr(base, method)(sample_shape, seed=seed, **base_kwargs), flow_kwargs
 
-    def _sample_base(self, sample_shape, seed, **kwargs):
+    def sample_base(self, sample_shape, seed, **kwargs):
         """Draw what the flow then maps to a sample."""
-        base_kwargs, flow_kwargs = self._kwargs_split_fn(kwargs)
-        return self.distribution.sample(
-            self._base_sample_shape(sample_shape, flow_kwargs), seed=seed, **base_kwargs
-        )
+        return self._draw("sample", sample_shape, seed, kwargs)[0]
 
     def _call_sample_n(self, sample_shape, seed, **kwargs):
-        _, flow_kwargs = self._kwargs_split_fn(kwargs)
-        return self.bijector.forward(self._sample_base(sample_shape, seed, **kwargs), **flow_kwargs)
+        x, flow_kwargs = self._draw("sample", sample_shape, seed, kwargs)
+        return self.bijector.forward(x, **flow_kwargs)
 
     def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
-        base_kwargs, flow_kwargs = self._kwargs_split_fn(kwargs)
-        x, base_log_prob = self.distribution.experimental_sample_and_log_prob(
-            self._base_sample_shape(sample_shape, flow_kwargs), seed=seed, **base_kwargs
+        (x, base_log_prob), flow_kwargs = self._draw(
+            "experimental_sample_and_log_prob", sample_shape, seed, kwargs
         )
         y, log_det = self.bijector.forward_and_log_det(x, **flow_kwargs)
         return y, base_log_prob - self._sum_extra_axes(log_det)

@@ -1,6 +1,8 @@
 """The contract of a flow: one object that is a Keras layer and a TFP bijector."""
 
+import contextlib
 import functools
+import threading
 from typing import Any
 
 import keras
@@ -10,25 +12,19 @@ from keras import ops
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.config import (
+    FORMAT_VERSION,
+    automatic_arguments,
+    deserialize,
+    of_known_format,
+)
 from keras_nf.distribution import FlowDistribution
 from keras_nf.layout import in_chunks
 
 __all__ = ["Flow"]
 
-# Raised by one when files of an earlier version could no longer be read in the same way.
-FORMAT_VERSION = 2
-
-
-def check_format(config):
-    """Return the config of a flow or a model without its format version, which must be known."""
-    config = dict(config)
-    version = config.pop("format_version", FORMAT_VERSION)
-    if version not in range(1, FORMAT_VERSION + 1):
-        raise ValueError(
-            f"This file or config has format {version!r} of keras_nf. The installed version reads "
-            f"formats up to {FORMAT_VERSION}. Update it: pip install --upgrade keras_nf."
-        )
-    return config
+# Building is no business of several threads: each would add the weights again.
+BUILDING = threading.RLock()
 
 
 class _NoCache:
@@ -77,7 +73,10 @@ def _prepared(method):
     @functools.wraps(method)
     def wrapper(self, x, condition=None):
         x, condition = self._prepare(x, condition)
-        evaluate = functools.partial(method, self)
+
+        def evaluate(x, condition=None):
+            return self._check_result(method.__name__, x, method(self, x, condition))
+
         if x.shape.rank is not None:
             if self._gains_from_chunks:
                 shapes = (tf.TensorShape(x.shape[-1:]), tf.TensorShape([]))
@@ -94,17 +93,8 @@ def _prepared(method):
     return wrapper
 
 
-def _of_known_format(from_config):
-    """Check the format version before a flow's own `from_config`."""
-
-    @functools.wraps(from_config)
-    def wrapper(cls, config, *args, **kwargs):
-        known = check_format(config)
-        if config.get("format_version") == 1:
-            known = {**cls._MISSING_IN_FORMAT_1, **known}
-        return from_config(cls, known, *args, **kwargs)
-
-    return classmethod(wrapper)
+def _have_shape(tensor, shape):
+    return tensor.shape.rank in (None, shape.rank) and tensor.shape.is_compatible_with(shape)
 
 
 def _refusing_integers(method):
@@ -133,12 +123,14 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     - `build(inputs_shape, condition_shape=None)`, when there are weights, starting with
       `super().build(inputs_shape, condition_shape)`, which sets `event_size`, `condition_size`;
     - the property `uses_condition`, returning true, when a condition changes the result;
-    - `get_config()`, when `__init__` takes arguments.
+    - `get_config()`, when `__init__` takes arguments other than numbers, strings and booleans, and
+      those of this class as `**kwargs`.
 
     The rest follows. Before either method runs, its arguments are converted to the variable dtype
     and checked, an unbuilt flow is built, and, where `uses_condition` is true, `x` and
     `condition` are broadcast to a common batch shape. Both methods must accept any number of
-    leading batch axes, also none, and return a log-determinant of the full batch shape.
+    leading batch axes, also none, and return a log-determinant of the full batch shape, which is
+    checked. `keras_nf.check_flow` tells whether the two agree, and much else.
 
     Networks may compute in a lower precision (set `dtype="mixed_float16"` or a global policy);
     the flow's own arithmetic and its log-determinants stay in the variable dtype.
@@ -155,12 +147,12 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     Call arguments:
       inputs: floating-point tensor of shape `(..., event_size)`.
       condition: `None`, or a tensor of shape `(..., condition_size)` that broadcasts against the
-        batch. Flows without a network ignore it.
+        batch, of numbers or booleans. Flows without a network ignore it.
       return_log_det: whether to return `(y, log_det)` instead of `y`.
 
     Raises:
-      ValueError: if an input has the wrong rank, size or dtype, or a condition is missing,
-        unexpected or of the wrong size.
+      ValueError: if an input has the wrong rank, size or dtype, a condition is missing, unexpected
+        or of the wrong size, or a subclass returns something else than is asked of it.
 
     Example:
 
@@ -217,7 +209,7 @@ class Flow(tfb.Bijector, keras.layers.Layer):
             if name in vars(cls):
                 setattr(cls, name, _prepared(vars(cls)[name]))
         if "from_config" in vars(cls):
-            cls.from_config = _of_known_format(vars(cls)["from_config"].__func__)
+            cls.from_config = of_known_format(vars(cls)["from_config"].__func__)
 
     def __init__(
         self,
@@ -238,6 +230,7 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         self.event_size = event_size
         self.condition_size = None
         self._has_hidden_variables = False
+        self._visible_variables = self._tf_variables = ()
         if validate_args:
             self.supports_jit = False
 
@@ -249,6 +242,16 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     @name.setter
     def name(self, value):
         self._keras_name = value
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the weights are trained, by Keras and by TFP."""
+        return keras.layers.Layer.trainable.fget(self)
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.fset(self, value)
+        self._freeze_values()
 
     @property
     def dtype(self) -> tf.DType:
@@ -308,16 +311,25 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     def _expose_variables(self):
         """Show the weights to TFP and `tf.train.Checkpoint`, which do not see Keras's lists."""
         # Under a distribution strategy, weights that `fit` builds get their values later.
-        variables = [v._value for v in self.variables if v._value is not None]
+        variables = [v for v in self.variables if v._value is not None]
         self._has_hidden_variables = len(variables) < len(self.variables)
-        self._tf_variables = self._no_dependency(variables)
-        for i, variable in enumerate(variables):
+        self._visible_variables = self._no_dependency(variables)
+        self._tf_variables = self._no_dependency([v._value for v in variables])
+        for i, variable in enumerate(self._tf_variables):
             self._track_trackable(variable, f"variable_{i}", overwrite=True)
+
+    def _freeze_values(self):
+        """Let TFP, which trains whatever value is trainable, train what Keras does."""
+        for variable, value in zip(self._visible_variables, self._tf_variables):
+            if value.trainable != variable.trainable:
+                for part in getattr(value, "values", (value,)):
+                    part._trainable = variable.trainable
 
     def _forward_dtype(self, input_dtype, **kwargs):
         # The first thing that TFP asks, also of the members of its own compositions.
         if self._has_hidden_variables:
             self._expose_variables()
+        self._freeze_values()
         return super()._forward_dtype(input_dtype, **kwargs)
 
     def _trackable_children(self, save_type="checkpoint", **kwargs):
@@ -336,10 +348,8 @@ class Flow(tfb.Bijector, keras.layers.Layer):
             condition = self._to_tensor(condition, "a condition", "condition_size")
         else:
             condition = None
-        if not self.built:
-            self.build(
-                (None, *x.shape[-1:]), None if condition is None else (None, *condition.shape[-1:])
-            )
+        self._build_once(x, condition)
+        self._freeze_values()
         self._check_sizes(x, condition)
         x = self._known_sizes(x)
         if self.validate_args:
@@ -351,6 +361,14 @@ class Flow(tfb.Bijector, keras.layers.Layer):
             x, condition = self._broadcast_batch(x, condition)
         return x, condition
 
+    def _build_once(self, x, condition):
+        if self.built:
+            return
+        shapes = [None if part is None else (None, *part.shape[-1:]) for part in (x, condition)]
+        with BUILDING:
+            if not self.built:
+                self.build(*shapes)
+
     def _to_tensor(self, value, what, size_name):
         if isinstance(value, keras.KerasTensor):
             raise ValueError(
@@ -358,13 +376,23 @@ class Flow(tfb.Bijector, keras.layers.Layer):
                 "itself (`flow(x)` or `flow(x, return_log_det=True)`), or `keras_nf.Invert(flow)` "
                 "for the inverse direction."
             )
+        if isinstance(value, tf.SparseTensor):
+            # What Keras takes a number times a symbolic tensor for.
+            value = tf.ensure_shape(tf.sparse.to_dense(value), value.shape)
         try:
             value = tf.convert_to_tensor(value)
         except (TypeError, ValueError):
             raise ValueError(
                 f"{self._title} needs {what} as one array or tensor. Received: {value!r}."
             ) from None
-        self._check_floating(value, what)
+        if size_name == "event_size":
+            self._check_floating(value)
+        elif not (value.dtype.is_floating or value.dtype.is_integer or value.dtype.is_bool):
+            raise ValueError(
+                f"{self._title} needs {what} of numbers or booleans. Received: dtype "
+                f"{value.dtype.name}. Encode categories as numbers, as one-hot vectors or by an "
+                "embedding."
+            )
         if value.shape.rank == 0:
             raise ValueError(
                 f"{self._title} needs {what} of shape (..., {size_name}). Received: a scalar. "
@@ -372,11 +400,11 @@ class Flow(tfb.Bijector, keras.layers.Layer):
             )
         return ops.cast(value, self.variable_dtype)
 
-    def _check_floating(self, value, what="inputs"):
+    def _check_floating(self, value):
         dtype = getattr(value, "dtype", None)
         if dtype is not None and not tf.as_dtype(dtype).is_floating:
             raise ValueError(
-                f"{self._title} needs {what} of a floating-point dtype. Received: dtype "
+                f"{self._title} needs inputs of a floating-point dtype. Received: dtype "
                 f"{tf.as_dtype(dtype).name}. Cast continuous values to float; dequantize discrete "
                 "data (add uniform noise), since counts have no density."
             )
@@ -447,6 +475,26 @@ class Flow(tfb.Bijector, keras.layers.Layer):
                 f"Received: shape {tuple(condition.shape)}."
             )
 
+    def _check_result(self, name, x, result):
+        """Return what a flow's own method returned, which must be a value and a log-determinant."""
+        wanted = f"{self._title} must return (value, log_det) from `{name}`, of the dtype and shape"
+        if not (isinstance(result, (tuple, list)) and len(result) == 2):
+            raise ValueError(f"{wanted} of its inputs and of their batch. Received: {result!r}.")
+        y, log_det = (tf.convert_to_tensor(part, dtype_hint=x.dtype) for part in result)
+        if y.dtype != x.dtype or not _have_shape(y, x.shape):
+            raise ValueError(
+                f"{wanted} of its inputs, {x.dtype.name} {tuple(x.shape)}. Received: a value of "
+                f"{y.dtype.name} {tuple(y.shape)}."
+            )
+        if log_det.dtype != x.dtype or not _have_shape(log_det, x.shape[:-1]):
+            raise ValueError(
+                f"{wanted} of its inputs and of their batch, {x.dtype.name} "
+                f"{tuple(x.shape[:-1])}. Received: a log-determinant of {log_det.dtype.name} "
+                f"{tuple(log_det.shape)}. Sum log-derivatives over the last axis; give a constant "
+                "the shape of the batch: ops.zeros_like(x[..., 0]) + constant."
+            )
+        return y, log_det
+
     def forward_and_log_det(self, x: Any, condition: Any = None) -> tuple[Any, Any]:
         """Return y = f(x), of the shape of `x`, and log|det dy/dx|, of its batch shape, in nats."""
         raise NotImplementedError(f"{type(self).__name__} must implement `forward_and_log_det`.")
@@ -476,7 +524,8 @@ class Flow(tfb.Bijector, keras.layers.Layer):
             return FlowDistribution(inputs, self, *args, **kwargs)
         if isinstance(inputs, tfb.Bijector):
             return tfb.Bijector.__call__(self, inputs, *args, **kwargs)
-        return keras.layers.Layer.__call__(self, inputs, *args, **kwargs)
+        with contextlib.nullcontext() if self.built else BUILDING:
+            return keras.layers.Layer.__call__(self, inputs, *args, **kwargs)
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -511,14 +560,17 @@ class Flow(tfb.Bijector, keras.layers.Layer):
         return tangent_space.transform_dimension_preserving(x, _KnownLogDet(-log_det), **kwargs)
 
     def get_config(self):
-        config = keras.layers.Layer.get_config(self)
+        arguments = {}
+        if type(self).get_config is Flow.get_config:
+            arguments = automatic_arguments(self, Flow)
         return {
-            **config,
+            **arguments,
+            **keras.layers.Layer.get_config(self),
             "format_version": FORMAT_VERSION,
             "event_size": self.event_size,
             "validate_args": self.validate_args,
         }
 
-    @_of_known_format
+    @of_known_format
     def from_config(cls, config):  # noqa: N805
-        return cls(**keras.saving.deserialize_keras_object(config))
+        return cls(**deserialize(config))

@@ -1,5 +1,6 @@
 """FlowModel: a density that trains with `fit`."""
 
+import contextlib
 import itertools
 import warnings
 import zlib
@@ -11,28 +12,24 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.base import BASES, make_base, numbers_of
+from keras_nf.config import FORMAT_VERSION, check_format, serialize_layer
 from keras_nf.export import export_saved_model
-from keras_nf.flow import FORMAT_VERSION, Flow, check_format
+from keras_nf.flow import BUILDING, Flow
 from keras_nf.layout import portable_operations
-from keras_nf.permutation import draw_seed
-from keras_nf.pipeline import count_rows, make_batches, split_rows, splits_rows
+from keras_nf.pipeline import (
+    as_arrays,
+    count_rows,
+    join_inputs,
+    make_batches,
+    specs_of,
+    split_inputs,
+    split_rows,
+)
+from keras_nf.rows import CompiledRows, traced_by_rank
+from keras_nf.seeds import two_seeds
 
 __all__ = ["FlowModel"]
-
-
-def _normal(zeros):
-    return tfd.Normal(zeros, tf.ones_like(zeros))
-
-
-def _uniform(zeros):
-    return tfd.Uniform(zeros, tf.ones_like(zeros))
-
-
-def _logistic(zeros):
-    return tfd.Logistic(zeros, tf.ones_like(zeros))
-
-
-_BASES = {"normal": _normal, "uniform": _uniform, "logistic": _logistic}
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -102,9 +99,9 @@ class FlowModel(keras.Model):
                 f"`flow` must be a keras_nf flow. Received: {flow!r}. Put several into "
                 "keras_nf.Chain([...])."
             )
-        if not callable(base) and base not in tuple(_BASES):
+        if not callable(base) and base not in tuple(BASES):
             raise ValueError(
-                f"`base` must be one of {', '.join(map(repr, _BASES))} or a function of event_size "
+                f"`base` must be one of {', '.join(map(repr, BASES))} or a function of event_size "
                 f"that returns a tfd.Distribution. Received: {base!r}."
             )
         if encoder is not None and not isinstance(encoder, keras.layers.Layer):
@@ -117,14 +114,15 @@ class FlowModel(keras.Model):
         self._condition_shape: Any = None
         if encoder is not None:
             self._check_condition(encoder)
-        self._compiled_sample: Callable[..., tf.Tensor] | None = None
+        self._graphs: _Graphs | None = None
+        self._base_numbers: bytes | None = None
 
     @property
     def input_dtype(self):
         return self.variable_dtype
 
     def build(self, inputs_shape):
-        x_shape, condition_shape = _unpack(inputs_shape)
+        x_shape, condition_shape = split_inputs(inputs_shape)
         self._condition_shape = condition_shape
         if self.encoder is not None:
             self._check_given(condition_shape)
@@ -177,9 +175,13 @@ class FlowModel(keras.Model):
     def summary(self, *args, expand_nested=True, **kwargs):
         return super().summary(*args, expand_nested=expand_nested, **kwargs)
 
+    def __call__(self, *args, **kwargs):
+        with contextlib.nullcontext() if self.built else BUILDING:
+            return super().__call__(*args, **kwargs)
+
     def call(self, inputs, training=None):
         # Keras hands `training` on to the layers of the encoder.
-        x, condition = _unpack(inputs)
+        x, condition = split_inputs(inputs)
         x = self.flow._to_tensor(x, "inputs", "event_size")
         distribution = self.distribution
         event_shape = distribution.event_shape
@@ -196,10 +198,20 @@ class FlowModel(keras.Model):
         self._check_condition(condition)
         if self.encoder is not None:
             self._check_given(condition)
-            condition = self.encoder(condition)
+            condition = self._run_encoder(condition)
         if condition is None:
             return None
         return self.flow._to_tensor(condition, "a condition", "condition_size")
+
+    def _run_encoder(self, condition):
+        """Encode a batch of conditions, or a single one, which has an axis less."""
+        shape = self._condition_shape
+        is_one_tensor = shape is not None and not any(isinstance(s, (tuple, list)) for s in shape)
+        if is_one_tensor and not isinstance(shape, dict):
+            condition = keras.ops.convert_to_tensor(condition)
+            if condition.shape.rank == len(shape) - 1:
+                return self.encoder(condition[None])[0]
+        return self.encoder(condition)
 
     def _check_given(self, condition):
         if condition is None:
@@ -216,53 +228,94 @@ class FlowModel(keras.Model):
                 "or use couplings, autoregressive flows, or Planar(amortized=True)."
             )
 
-    def _check_arrays(self, inputs):
-        """Check the sizes of whole arrays; what Keras says of them later is no help."""
-        x, condition = _unpack(inputs)
-        if not hasattr(x, "shape"):
+    def _check_batch(self, inputs):
+        """Check the shapes of arrays or of a dataset; what Keras says of them later is no help."""
+        x, condition = split_inputs(inputs)
+        self.flow._check_floating(x)
+        shape = getattr(x, "shape", None)
+        if shape is None or tf.TensorShape(shape).rank is None:
             return
-        if len(x.shape) < 2:
+        if len(shape) < 2:
             raise ValueError(
                 "Expected data of shape (batch, event_size). Received: shape "
-                f"{tuple(x.shape)}. Add an axis for the event, also when it has a single "
-                "component: x[:, None]."
+                f"{tuple(shape)}. Batch a dataset; add an axis for the event to an array, also "
+                "when it has a single component: x[:, None]."
             )
-        if self.flow.built and tuple(x.shape[-1:]) != (self.flow.event_size,):
+        if self.flow.built and shape[-1] not in (None, self.flow.event_size):
             raise ValueError(
                 f"{self.flow._title} was built for data of shape (batch, {self.flow.event_size}). "
-                f"Received: shape {tuple(x.shape)}. Pass events of that size, or make a new flow."
+                f"Received: shape {tuple(shape)}. Pass events of that size, or make a new flow."
             )
-        if hasattr(condition, "shape") and len(x) != len(condition):
-            raise ValueError(
-                f"Expected a condition for each row of the data. Received: {len(x)} rows in 'x' "
-                f"and {len(condition)} in 'condition'."
-            )
+        for part in tf.nest.flatten(condition):
+            rows = part.shape[0] if hasattr(part, "shape") and len(part.shape) else None
+            if None not in (rows, shape[0]) and rows != shape[0]:
+                raise ValueError(
+                    f"Expected a condition for each row of the data. Received: {shape[0]} rows in "
+                    f"'x' and {rows} in 'condition'."
+                )
 
-    def _build_for(self, data):
+    def _build_for(self, inputs):
         """Build model and optimizer where the shapes are known before the first step.
 
         Keras would build them inside of it, and would then have to trace it a second time.
         """
-        if isinstance(data, tf.data.Dataset):
-            spec = data.element_spec
-            data = spec[0] if isinstance(spec, tuple) else spec
-        x, condition = _unpack(data)
+        x, condition = split_inputs(inputs)
         parts = [x] if condition is None else [x, condition]
         if not self.compiled or not all(hasattr(part, "shape") for part in parts):
             return
         shapes = [tf.TensorShape(part.shape) for part in parts]
         if any(shape.rank is None or shape.rank < 2 or shape[-1] is None for shape in shapes):
             return
-        shapes = [(None, *shape[1:]) for shape in shapes]
+        x_shape, *condition_shape = [(None, *shape[1:]) for shape in shapes]
         with self.distribute_strategy.scope():
             if not self.built:
-                self.build(shapes[0] if len(shapes) == 1 else dict(zip(("x", "condition"), shapes)))
+                self.build(join_inputs(x_shape, *(condition_shape or [None])))
         self._build_optimizer()
 
     def _build_optimizer(self):
         with self.distribute_strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
+
+    def _arrays(self, inputs, sample_weight):
+        """Return inputs and weights as tensors of the model's dtype, or `None` if not of arrays."""
+        x, condition = split_inputs(inputs)
+        x = as_arrays(x, self.variable_dtype)
+        if condition is not None:
+            # An encoder casts by itself.
+            condition = as_arrays(condition, None if self.encoder else self.variable_dtype)
+            x = None if condition is None else x
+        if x is None:
+            if sample_weight is not None:
+                raise ValueError(
+                    "`sample_weight` goes beside arrays. Put the weights of a dataset into it, as "
+                    f"(x, w, w). Received: {type(inputs).__name__}."
+                )
+            return None
+        weight = None if sample_weight is None else as_arrays(sample_weight, self.variable_dtype)
+        arrays = join_inputs(x, condition), weight
+        if count_rows(arrays) is None:
+            self._check_batch(arrays[0])
+            raise ValueError(
+                f"Expected a sample weight for each row of the data. Received: {x.shape[0]} rows "
+                f"and weights of shape {tuple(getattr(weight, 'shape', ()))}."
+            )
+        return arrays
+
+    def _batches(self, inputs, sample_weight, batch_size, shuffle=False):
+        """Return checked batches: a dataset of arrays, and anything else as it is."""
+        arrays = self._arrays(inputs, sample_weight)
+        self._check_batch(specs_of(inputs) if arrays is None else arrays[0])
+        if arrays is None:
+            return inputs
+        data = arrays[0] if arrays[1] is None else (arrays[0], arrays[1], arrays[1])
+        return make_batches(data, batch_size, shuffle)
+
+    def _large_batch(self, batch_size):
+        """Return a batch size for what needs no gradient; an encoder's inputs may be large."""
+        if batch_size is None:
+            return 1024 if self.encoder is None else 32
+        return _check_batch_size(batch_size)
 
     def _batch_shape(self):
         return f"(batch, {', '.join(map(str, self.distribution.event_shape))})"
@@ -278,17 +331,17 @@ class FlowModel(keras.Model):
     @property
     def distribution(self) -> tfd.TransformedDistribution:
         """The density as a `tfd.TransformedDistribution`, built anew at each access."""
-        size = self._known_event_size()
-        if not callable(self.base):
-            zeros = tf.zeros((size,), self.flow.dtype)
-            return self.flow(tfd.Independent(_BASES[self.base](zeros), 1))
-        base = self.base(size)
-        if not isinstance(base, tfd.Distribution) or base.event_shape[-1:] != (size,):
-            raise ValueError(
-                f"The base function must return a tfd.Distribution with event shape ({size},), or "
-                f"more axes before that one. Received: {base!r}."
-            )
-        return self.flow(base)
+        return self.flow(make_base(self.base, self._known_event_size(), self.flow.dtype))
+
+    def _forget_stale_graphs(self):
+        """Drop what was traced, if the base function returns other numbers than it did then."""
+        if not callable(self.base) or self.flow.event_size is None or not tf.executing_eagerly():
+            return
+        numbers = numbers_of(make_base(self.base, self.flow.event_size, self.flow.dtype))
+        if self._base_numbers not in (None, numbers):
+            self.train_function = self.test_function = self.predict_function = None
+            self._graphs = None
+        self._base_numbers = numbers
 
     def log_prob(self, x: Any, condition: Any = None) -> tf.Tensor:
         """Log-density in nats.
@@ -304,17 +357,20 @@ class FlowModel(keras.Model):
         Raises:
           ValueError: on a wrong size or dtype, or a missing or unexpected condition.
         """
-        x = self.flow._to_tensor(x, "inputs", "event_size")
-        if condition is None:
-            return self(x)
-        if self.encoder is None:
-            condition = self.flow._to_tensor(condition, "a condition", "condition_size")
-        return self({"x": x, "condition": condition})
+        inputs = self.flow._to_tensor(x, "inputs", "event_size")
+        if condition is not None:
+            if self.encoder is None:
+                condition = self.flow._to_tensor(condition, "a condition", "condition_size")
+            inputs = {"x": inputs, "condition": condition}
+        if not self.built or not tf.executing_eagerly():
+            return self(inputs)
+        return self._graphs_of_now().log_prob(inputs)
 
     def sample(self, n: int, condition: Any = None, seed: Any = None) -> tf.Tensor:
         """Draw from the model.
 
-        The computation is compiled once for each `n` and shape of the condition.
+        The computation is compiled for a few numbers of draws and rounded up to the next of them;
+        a new `n` seldom costs a compilation.
 
         Args:
           n: number of draws, an integer.
@@ -336,31 +392,17 @@ class FlowModel(keras.Model):
         condition = self._encode(condition)
         if self.flow.built:
             self.flow._check_condition(condition)
-        if self._compiled_sample is None:
-            self._compiled_sample = self._make_compiled_sample()
-        conditions = [] if condition is None else [condition]
-        return self._compiled_sample(int(n), two_seeds(seed), *conditions)
+        graphs = self._graphs_of_now()
+        z = graphs.draw(tf.constant(int(n)), two_seeds(seed), condition)
+        if not tf.executing_eagerly():
+            z.set_shape([int(n), *z.shape[1:]])
+        return graphs.forward(z, condition)
 
-    def _make_compiled_sample(self):
-        jit_compile = all(layer.supports_jit for layer in self._flatten_layers())
-        # In a closure, so that an export does not take the traces for endpoints.
-        traces = {}
-
-        def compiled_sample(n, *arguments):
-            key = n, *[tuple(argument.shape) for argument in arguments]
-            if key not in traces:
-                forward = tf.function(self.flow.forward, jit_compile=jit_compile, autograph=False)
-
-                def sample(seed, condition=None):
-                    # Outside of XLA, whose generators are many times slower on a CPU.
-                    x = self.distribution._sample_base(n, seed, condition=condition)
-                    return forward(x, condition=condition)
-
-                function = tf.function(sample, autograph=False)
-                traces[key] = function.get_concrete_function(*arguments)
-            return traces[key](*arguments)
-
-        return compiled_sample
+    def _graphs_of_now(self):
+        self._forget_stale_graphs()
+        if self._graphs is None:
+            self._graphs = _Graphs(self)
+        return self._graphs
 
     def fit(
         self,
@@ -382,7 +424,7 @@ class FlowModel(keras.Model):
           y: must stay `None`.
           batch_size: rows in a batch of arrays, by default 32.
           sample_weight: weight of each row's -log p(x).
-          shuffle: whether to draw another order of the arrays for each epoch.
+          shuffle: whether to draw another order of the arrays for each epoch, `True` or `False`.
           validation_split: fraction of the arrays, their last rows, to validate with.
           validation_data: data like `x`, or `(x, None, sample_weight)`.
           validation_batch_size: as `batch_size`, which is its default.
@@ -392,50 +434,36 @@ class FlowModel(keras.Model):
           A `keras.callbacks.History`.
 
         Raises:
-          ValueError: on targets.
+          ValueError: on targets, on data of a wrong shape, on `sample_weight` or
+            `validation_split` beside a dataset, or on a useless split.
         """
-        x_val, weight_val = validation_data, None
+        _check_no_targets(y, kwargs)
+        if not isinstance(shuffle, bool):
+            raise ValueError(f"`shuffle` must be True or False. Received: {shuffle!r}.")
+        batch_size = 32 if batch_size is None else _check_batch_size(batch_size)
+        self._forget_stale_graphs()
         if isinstance(validation_data, tuple):
             x_val, y_val, weight_val = (*validation_data, None, None)[:3]
-            self._check_arrays(x_val)
-            validation_data = (x_val, _placeholder(y_val, weight_val), weight_val)
-        self._check_arrays(x)
-        self._build_for(x)
-        y = _placeholder(y, sample_weight)
-        if validation_data is None and splits_rows((x, sample_weight), validation_split):
-            (x, sample_weight), (x_val, weight_val) = split_rows(
-                (x, sample_weight), validation_split
-            )
-            validation_data = (x_val, weight_val, weight_val)
-            y, validation_split = sample_weight, 0.0
-        validation_batch_size = validation_batch_size or batch_size
-        if x_val is not None and not kwargs.get("validation_steps"):
-            batches = self._batches(x_val, weight_val, validation_batch_size)
-            validation_data = validation_data if batches is None else batches
-        if not any(kwargs.get(name) for name in ("steps_per_epoch", "class_weight")):
-            batches = self._batches(x, sample_weight, batch_size, shuffle)
-            if batches is not None:
-                x, y, sample_weight, shuffle = batches, None, None, False
-        return super().fit(
-            x,
-            y,
-            batch_size=batch_size,
-            sample_weight=sample_weight,
-            shuffle=shuffle,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            validation_batch_size=validation_batch_size,
-            **kwargs,
-        )
-
-    def _batches(self, x, sample_weight, batch_size, shuffle=False):
-        """Return arrays as a dataset of batches, or `None` if Keras has to make the batches."""
-        data = x if sample_weight is None else (x, sample_weight, sample_weight)
-        batch_size = 32 if batch_size is None else batch_size
-        whole = isinstance(batch_size, int) and batch_size > 0 and isinstance(shuffle, bool)
-        if self._distribute_strategy is not None or not whole or not count_rows(data):
-            return None
-        return make_batches(data, batch_size, shuffle)
+            _check_no_targets(y_val)
+            validation_data = x_val
+        else:
+            weight_val = None
+        if validation_split and validation_data is None:
+            arrays = self._arrays(x, sample_weight)
+            if arrays is None:
+                raise ValueError(
+                    "`validation_split` takes rows from arrays. Pass `validation_data`; a dataset "
+                    f"is split by its own `take` and `skip`. Received: {type(x).__name__}."
+                )
+            (x, sample_weight), (validation_data, weight_val) = split_rows(arrays, validation_split)
+        batches = self._batches(x, sample_weight, batch_size, shuffle)
+        self._build_for(specs_of(x))
+        if kwargs.get("steps_per_epoch") and batches is not x:
+            batches = batches.repeat()
+        if validation_data is not None:
+            size = _check_batch_size(validation_batch_size or batch_size)
+            validation_data = self._batches(validation_data, weight_val, size)
+        return super().fit(batches, shuffle=False, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
         """Return the mean of -log p(x), in nats: `keras.Model.evaluate` without targets.
@@ -443,7 +471,7 @@ class FlowModel(keras.Model):
         Args:
           x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
           y: must stay `None`.
-          batch_size: rows in a batch of arrays, by default 32.
+          batch_size: rows in a batch of arrays, by default 1,024, or 32 with an encoder.
           sample_weight: weight of each row's -log p(x).
           **kwargs: the other arguments of `keras.Model.evaluate`.
 
@@ -455,19 +483,17 @@ class FlowModel(keras.Model):
         """
         # `fit` evaluates its validation data, which has passed `fit`'s own check, with this flag.
         if not kwargs.get("_use_cached_eval_dataset"):
-            self._check_arrays(x)
-            y = _placeholder(y, sample_weight)
-            batches = self._batches(x, sample_weight, batch_size)
-            if batches is not None and not kwargs.get("steps"):
-                x, y, sample_weight = batches, None, None
-        return super().evaluate(x, y, batch_size=batch_size, sample_weight=sample_weight, **kwargs)
+            _check_no_targets(y)
+            self._forget_stale_graphs()
+            x = self._batches(x, sample_weight, self._large_batch(batch_size))
+        return super().evaluate(x, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
         """Return log p(x) as an array, in batches: `keras.Model.predict`.
 
         Args:
           x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
-          batch_size: rows in a batch of arrays, by default 32.
+          batch_size: rows in a batch of arrays, by default 1,024, or 32 with an encoder.
           **kwargs: the other arguments of `keras.Model.predict`.
 
         Returns:
@@ -476,9 +502,8 @@ class FlowModel(keras.Model):
         Raises:
           ValueError: on data of a wrong shape.
         """
-        self._check_arrays(x)
-        batches = None if kwargs.get("steps") else self._batches(x, None, batch_size)
-        return super().predict(x if batches is None else batches, batch_size=batch_size, **kwargs)
+        self._forget_stale_graphs()
+        return super().predict(self._batches(x, None, self._large_batch(batch_size)), **kwargs)
 
     def export(self, filepath, format="tf_saved_model", **kwargs):  # noqa: A002
         """Write the model for other runtimes: `keras.Model.export`.
@@ -535,13 +560,13 @@ class FlowModel(keras.Model):
         if y_pred.shape.rank == 0:
             raise ValueError(
                 f"Expected batches of shape {self._batch_shape()}. Received: a single event of "
-                f"shape {tuple(_unpack(x)[0].shape)}. Add an axis for the event, or batch the "
+                f"shape {tuple(split_inputs(x)[0].shape)}. Add an axis for the event, or batch the "
                 "dataset."
             )
         return super().compute_loss(x, y_pred, y_pred, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, _unpack(x)[0], y_pred, sample_weight)
+        return super().compute_metrics(x, split_inputs(x)[0], y_pred, sample_weight)
 
     def _structure(self):
         """Name the flows in order, with the shapes of the weights and the fixed orders of each."""
@@ -572,8 +597,8 @@ class FlowModel(keras.Model):
         return {
             **super().get_config(),
             "format_version": FORMAT_VERSION,
-            "flow": keras.saving.serialize_keras_object(self.flow),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "flow": serialize_layer(self.flow),
+            "encoder": serialize_layer(self.encoder),
             **{name: _serialize(getattr(self, name), name) for name in self._FUNCTIONS},
         }
 
@@ -613,6 +638,23 @@ def _check_known(function, name, custom_objects):
         )
 
 
+class _Graphs:
+    """What a model computes again and again; kept apart, for an export would take it along."""
+
+    def __init__(self, model):
+        def draw(n, seed, condition):
+            return model.distribution.sample_base(n, seed, condition=condition)
+
+        def forward(z, condition=None):
+            return model.flow.forward(z, condition=condition)
+
+        self.log_prob = traced_by_rank(lambda inputs: model(inputs))
+        # Outside of XLA, whose generators are many times slower on a CPU.
+        self.draw = traced_by_rank(draw)
+        jit_compile = all(layer.supports_jit for layer in model._flatten_layers())
+        self.forward = CompiledRows(forward, jit_compile)
+
+
 _NO_TARGETS = (
     "FlowModel models the density of x and takes no targets. Received: y. For a conditional "
     'density p(y | c) pass {"x": y, "condition": c} as x; sample weights in a dataset go third: '
@@ -637,40 +679,17 @@ def _describe(layer):
     return " ".join(words)
 
 
-def _unpack(inputs):
-    """Split what `fit` and `call` take, or its shapes, into the data and the condition."""
-    if not isinstance(inputs, dict):
-        if isinstance(inputs, (list, tuple)) and any(
-            isinstance(part, (list, tuple)) or hasattr(part, "shape") for part in inputs
-        ):
-            raise ValueError(
-                f"Expected one tensor, or a dictionary with 'x' and 'condition'. Received: "
-                f"{type(inputs).__name__} of {len(inputs)}."
-            )
-        return inputs, None
-    if "x" not in inputs or not set(inputs) <= {"x", "condition"}:
-        raise ValueError(
-            f"Expected a dictionary with 'x' and, optionally, 'condition'. Received: keys "
-            f"{sorted(inputs)}."
-        )
-    return inputs["x"], inputs.get("condition")
-
-
-def _placeholder(y, sample_weight):
-    """Keras drops sample weights that come without targets; the weights stand in for those."""
+def _check_no_targets(y, options=()):
     if y is not None:
         raise ValueError(_NO_TARGETS)
-    return sample_weight
+    if "class_weight" in options and options.pop("class_weight") is not None:
+        raise ValueError(
+            "FlowModel models the density of x, which has no classes, and takes no `class_weight`. "
+            "Give each row a weight by `sample_weight`."
+        )
 
 
-def two_seeds(seed):
-    """Return the seed as the pair of int32 that stateless random operations take."""
-    if seed is None:
-        return tf.constant([draw_seed(), draw_seed()], tf.int32)
-    if hasattr(seed, "__index__") and np.ndim(seed) == 0:
-        seed = int(seed)
-        return tf.constant([(seed >> 31) & 0x7FFFFFFF, seed & 0x7FFFFFFF], tf.int32)
-    seeds = tf.convert_to_tensor(seed)
-    if seeds.shape != (2,) or not seeds.dtype.is_integer:
-        raise ValueError(f"`seed` must be an integer, two of them, or None. Received: {seed!r}.")
-    return tf.cast(seeds, tf.int32)
+def _check_batch_size(batch_size):
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
+    return int(batch_size)

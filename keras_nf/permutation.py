@@ -1,17 +1,10 @@
 """Orders of the components of an event, and tensors put into such an order."""
 
-import random
-
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_nf.layout import is_portable
-
-
-def draw_seed():
-    """Draw a seed to keep in a config; `keras.utils.set_random_seed` makes it reproducible."""
-    return random.randint(0, 2**31 - 1)
 
 
 def check_permutation(permutation, argument):

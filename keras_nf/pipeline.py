@@ -1,7 +1,7 @@
-"""Arrays as batches, for `fit`, `evaluate` and `predict`.
+"""Batches: what `fit`, `evaluate` and `predict` take, described once for arrays and datasets.
 
-Keras makes such a pipeline, too, but with the autotuning of `tf.data`, for whose next round the end
-of every epoch waits. Rounds come at intervals that double, so that epochs take up to twice as long.
+Keras makes pipelines of arrays, too, but rounds them to its default float, and has `tf.data` tune
+them, for whose next round the end of every epoch waits: epochs take up to twice as long.
 """
 
 import math
@@ -11,33 +11,92 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_nf.permutation import draw_seed
+from keras_nf.seeds import draw_seed
+
+
+def split_inputs(inputs: Any) -> tuple[Any, Any]:
+    """Split what `fit` and `call` take, or its shapes, into the data and the condition."""
+    if not isinstance(inputs, dict):
+        if isinstance(inputs, (list, tuple)) and any(
+            isinstance(part, (list, tuple)) or hasattr(part, "shape") for part in inputs
+        ):
+            raise ValueError(
+                f"Expected one tensor, or a dictionary with 'x' and 'condition'. Received: "
+                f"{type(inputs).__name__} of {len(inputs)}."
+            )
+        return inputs, None
+    if "x" not in inputs or not set(inputs) <= {"x", "condition"}:
+        raise ValueError(
+            f"Expected a dictionary with 'x' and, optionally, 'condition'. Received: keys "
+            f"{sorted(inputs)}."
+        )
+    return inputs["x"], inputs.get("condition")
+
+
+def join_inputs(x: Any, condition: Any) -> Any:
+    """Return the data alone, or a dictionary of both where there is a condition."""
+    return x if condition is None else {"x": x, "condition": condition}
+
+
+def as_arrays(inputs: Any, dtype: Any = None) -> Any:
+    """Return arrays, variables and tables as tensors, or `None` for what makes its own batches.
+
+    Args:
+      inputs: anything that `fit` takes.
+      dtype: dtype of numbers with a fractional part; their own when `None`.
+    """
+    if isinstance(inputs, dict):
+        arrays = {name: as_arrays(part, dtype) for name, part in inputs.items()}
+        return None if any(part is None for part in arrays.values()) else arrays
+    if isinstance(inputs, (list, tuple)):
+        parts = [as_arrays(part, dtype) for part in inputs]
+        return None if not parts or any(part is None for part in parts) else type(inputs)(parts)
+    if isinstance(inputs, keras.Variable):
+        inputs = inputs.value
+    if not (tf.is_tensor(inputs) or hasattr(inputs, "__array__")):
+        return None
+    if isinstance(inputs, (tf.RaggedTensor, tf.SparseTensor)) or not tf.executing_eagerly():
+        return None
+    if not tf.is_tensor(inputs):
+        inputs = np.asarray(inputs)
+        if inputs.ndim == 0:
+            return None
+        if dtype is not None and inputs.dtype.kind == "f":
+            # Before the copy to a tensor, of which there is then one.
+            inputs = inputs.astype(tf.as_dtype(dtype).as_numpy_dtype, copy=False)
+    with tf.device("CPU:0"):
+        tensor = tf.identity(inputs)
+        is_cast = dtype is not None and tensor.dtype.is_floating
+        return tf.cast(tensor, dtype) if is_cast else tensor
+
+
+def specs_of(data: Any) -> Any:
+    """Return what one element of a dataset, or all arrays, are like; `None` if it is not known."""
+    if not isinstance(data, tf.data.Dataset):
+        return data
+    spec = data.element_spec
+    return spec[0] if isinstance(spec, tuple) and spec else spec
 
 
 def count_rows(data: Any) -> int | None:
-    """Return the number of rows of arrays, or `None` for anything that Keras should see itself."""
-    arrays = [array for array in tf.nest.flatten(data) if array is not None]
-    if not all(_is_array(array) for array in arrays):
-        return None
-    sizes = {len(array) for array in arrays}
+    """Return the number of rows of tensors, or `None` if they differ in it."""
+    sizes = {array.shape[0] for array in tf.nest.flatten(data) if array is not None}
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _is_array(array):
-    if isinstance(array, np.ndarray):
-        return array.ndim > 0 and array.dtype.kind in "biuf"
-    return tf.is_tensor(array) and hasattr(array, "numpy") and array.shape.rank > 0
-
-
-def splits_rows(data: Any, fraction: float) -> bool:
-    """Return whether the last `fraction` of the rows is some, but not all of them."""
-    rows = count_rows(data)
-    return rows is not None and 0 < math.floor(rows * (1.0 - fraction)) < rows
-
-
 def split_rows(data: Any, fraction: float) -> tuple[Any, Any]:
-    """Return the first rows and the last ones, of which there are `fraction`."""
-    first = math.floor((count_rows(data) or 0) * (1.0 - fraction))
+    """Return the first rows and the last ones, of which there are `fraction`.
+
+    Raises:
+      ValueError: if either part would be empty.
+    """
+    rows = count_rows(data) or 0
+    first = math.floor(rows * (1.0 - fraction))
+    if not (0.0 < fraction < 1.0 and 0 < first < rows):
+        raise ValueError(
+            "`validation_split` must be a fraction between 0 and 1 that leaves rows to train with "
+            f"and rows to validate with. Received: {fraction!r} of {rows} rows."
+        )
 
     def take(rows):
         return tf.nest.map_structure(lambda array: None if array is None else array[rows], data)
@@ -52,8 +111,6 @@ def make_batches(data: Any, batch_size: int, shuffle: bool) -> tf.data.Dataset:
     holds nothing beside the arrays.
     """
     rows = count_rows(data) or 0
-    with tf.device("CPU:0"):
-        data = tf.nest.map_structure(_to_tensor, data)
 
     def batch(start, seed=None):
         chosen = tf.range(start, tf.minimum(start + batch_size, rows))
@@ -76,11 +133,7 @@ def make_batches(data: Any, batch_size: int, shuffle: bool) -> tf.data.Dataset:
     options.autotune.enabled = False
     # They would write the arrays into a graph.
     options.experimental_optimization.apply_default_optimizations = False
+    policies = tf.data.experimental.AutoShardPolicy
+    options.experimental_distribute.auto_shard_policy = policies.DATA
     batches = batches.map(batch).apply(tf.data.experimental.assert_cardinality(count))
     return batches.prefetch(2).with_options(options)
-
-
-def _to_tensor(array):
-    tensor = tf.identity(array)
-    # As Keras does it.
-    return tf.cast(tensor, keras.config.floatx()) if tensor.dtype.is_floating else tensor

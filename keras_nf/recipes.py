@@ -8,7 +8,7 @@ from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
 from keras_nf.flows.planar import Planar
 from keras_nf.flows.scaling import Scaling
-from keras_nf.permutation import draw_seed
+from keras_nf.seeds import draw_seed
 
 Activation = str | Callable[[Any], Any]
 
@@ -44,7 +44,7 @@ def planar_flow(
     Example:
 
     >>> import keras_nf
-    >>> keras_nf.planar_flow(event_size=2, layers=8).flows[0].layers
+    >>> keras_nf.planar_flow(event_size=2, layers=8).flows[0].folds
     8
     """
     planar = Planar(activation, layers=layers, amortized=amortized, seed=seed, dtype=dtype)

@@ -9,7 +9,8 @@ from keras import ops
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.flow import Flow
-from keras_nf.model import FlowModel, two_seeds
+from keras_nf.model import FlowModel
+from keras_nf.seeds import two_seeds
 
 __all__ = ["VariationalModel"]
 
@@ -71,6 +72,11 @@ class VariationalModel(FlowModel):
             raise ValueError(
                 "`target_log_prob` must be a function of x that returns ln p(x). Received: "
                 f"{target_log_prob!r}."
+            )
+        if kwargs.pop("encoder", None) is not None:
+            raise ValueError(
+                "VariationalModel fits one density without a condition and takes no `encoder`. "
+                "Leave it out; amortize over data with flows in a keras.Model of your own."
             )
         super().__init__(flow, base, **kwargs)
         if flow.event_size is None:

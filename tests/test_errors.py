@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import perturb
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -150,9 +151,24 @@ def test_integer_tensor(enter):
         enter(maf(), tf.zeros((8, EVENT), tf.int32))
 
 
-def test_integer_condition():
-    with refused("needs a condition of a floating-point dtype", "Received: dtype int64", "Cast"):
-        FlowModel(maf()).log_prob(X, condition=np.zeros((8, CONDITION), "int64"))
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "float64"])
+def test_condition_of_another_dtype_is_cast(dtype):
+    model = FlowModel(keras_nf.maf(2, layers=2, hidden_units=(8,)))
+    x, labels = np.ones((3, 2), "float32"), np.eye(3)
+    model({"x": x, "condition": labels})
+    perturb(model.flow)
+    expected = model.log_prob(x, labels.astype("float32"))
+    assert len(set(expected.numpy())) == 3
+    np.testing.assert_array_equal(model.log_prob(x, labels.astype(dtype)), expected)
+    data = {"x": x, "condition": labels.astype(dtype)}
+    np.testing.assert_allclose(model.predict(data, verbose=0), expected, rtol=1e-6)
+    samples = model.sample(2, labels.astype(dtype), seed=0)
+    np.testing.assert_array_equal(samples, model.sample(2, labels.astype("float32"), seed=0))
+
+
+def test_condition_of_strings():
+    with refused("a condition of numbers or booleans", "dtype string", "one-hot"):
+        maf()(X, condition=np.array([["a"]] * len(X)))
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,17 @@ def points(case, direction, *batch, **kwargs):
     return {"forward": base_points, "inverse": data_points}[direction](case, *batch, **kwargs)
 
 
-def functional(case, flow, dtype="float32", **kwargs):
-    """Put the flow into a functional model of the input and, where there is one, the condition."""
+def symbolic(case, dtype="float32"):
+    """Return the inputs of a functional model: x and, where there is one, the condition."""
     inputs = {"x": keras.Input((case.event_size,), dtype=dtype, name="x")}
-    condition = {}
     if case.condition_size:
         inputs["condition"] = keras.Input((case.condition_size,), dtype=dtype, name="condition")
-        condition = {"condition": inputs["condition"]}
-    return keras.Model(inputs, flow(inputs["x"], **condition, **kwargs))
+    return inputs
+
+
+def functional(case, flow, dtype="float32", **kwargs):
+    inputs = symbolic(case, dtype)
+    return keras.Model(inputs, apply(flow, inputs, **kwargs))
 
 
 def batch_of(case, size, dtype="float32"):
@@ -256,6 +259,26 @@ def test_clone_has_its_own_weights(case):
     clone.set_weights(model.get_weights())
     x = batch_of(case, 5)
     assert_identical(clone(x), model(x))
+
+
+@rows()
+def test_keras_describes_models(case):
+    model = keras_nf.FlowModel(make(case, "float32"), base=case.base)
+    model(batch_of(case, 2) if case.condition_size else batch_of(case, 2)["x"])
+    lines = []
+    for described in (model, functional(case, make(case, "float32"))):
+        described.summary(print_fn=lines.append, expand_nested=True, show_trainable=True)
+        keras.utils.model_to_dot(described, show_shapes=True, show_dtype=True, expand_nested=True)
+    assert f"{model.count_params():,}" in "".join(lines)
+
+
+@rows()
+def test_symbolic_arithmetic_on_the_inputs(case):
+    flow, x = make(case, "float32"), batch_of(case, 5)
+    inputs = symbolic(case)
+    halved = {name: 0.5 * tensor for name, tensor in inputs.items()}
+    model = keras.Model(inputs, apply(flow, halved))
+    assert_identical(model(x), apply(flow, {name: 0.5 * value for name, value in x.items()}))
 
 
 @rows(has_condition)

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_nf.config import serialize_layer
 from keras_nf.flow import Flow
 
 __all__ = ["Chain"]
@@ -94,5 +95,5 @@ class Chain(Flow):
         return y, log_det
 
     def get_config(self):
-        flows = [keras.saving.serialize_keras_object(flow) for flow in self.flows]
+        flows = [serialize_layer(flow) for flow in self.flows]
         return {**super().get_config(), "flows": flows}

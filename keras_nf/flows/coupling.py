@@ -8,12 +8,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_nf.config import serialize_layer
 from keras_nf.elementwise import FORMAT_1, Affine, Shift, sum_log_derivatives
 from keras_nf.flow import Flow
 from keras_nf.layout import feature_major
 from keras_nf.networks.masks import check_partition, partition
 from keras_nf.networks.mlp import MLP, check_hidden_units
-from keras_nf.permutation import draw_seed, invert_permutation, permute
+from keras_nf.permutation import invert_permutation, permute
+from keras_nf.seeds import draw_seed
 
 __all__ = ["AdditiveCoupling", "AffineCoupling"]
 
@@ -126,14 +128,14 @@ class Coupling(Flow):
         return self._apply(self.elementwise.inverse, y, condition)
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
+        conditioner = None if self._has_own_network else serialize_layer(self.conditioner)
         return {
             **super().get_config(),
-            "elementwise": serialize(self.elementwise),
+            "elementwise": keras.saving.serialize_keras_object(self.elementwise),
             "mask": self.mask,
             "swap": self.swap,
             "seed": self.seed,
-            "conditioner": None if self._has_own_network else serialize(self.conditioner),
+            "conditioner": conditioner,
             "hidden_units": self.hidden_units,
             "activation": keras.activations.serialize(keras.activations.get(self.activation)),
         }

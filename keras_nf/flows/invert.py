@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_nf.config import serialize_layer
 from keras_nf.flow import Flow
 
 __all__ = ["Invert"]
@@ -65,4 +66,4 @@ class Invert(Flow):
         return self.flow.forward_and_log_det(y, condition)
 
     def get_config(self):
-        return {**super().get_config(), "flow": keras.saving.serialize_keras_object(self.flow)}
+        return {**super().get_config(), "flow": serialize_layer(self.flow)}

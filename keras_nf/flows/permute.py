@@ -9,11 +9,11 @@ from keras_nf.flow import Flow
 from keras_nf.layout import feature_major
 from keras_nf.permutation import (
     check_permutation,
-    draw_seed,
     invert_permutation,
     permute,
     resolve_permutation,
 )
+from keras_nf.seeds import draw_seed
 
 __all__ = ["Permute"]
 

@@ -9,8 +9,8 @@ from keras import ops
 
 from keras_nf.flow import Flow
 from keras_nf.layout import feature_major, update_rows
-from keras_nf.permutation import draw_seed
 from keras_nf.root import invert_monotone
+from keras_nf.seeds import draw_seed
 
 __all__ = ["Planar"]
 
@@ -155,7 +155,8 @@ class Planar(Flow):
         if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
             raise ValueError(f"`layers` must be a positive integer. Received: {layers!r}.")
         self.activation = activation
-        self.layers = layers
+        # Keras takes `layers` of a layer for a list.
+        self.folds = layers
         self.amortized = bool(amortized)
         self.seed = draw_seed() if seed is None else seed
         self._h, self._max_slope = _ACTIVATIONS[activation]
@@ -171,7 +172,7 @@ class Planar(Flow):
                 f"{self._title} is amortized and needs a condition of shape (..., condition_size), "
                 "which gives each event its weights. Received: none. Pass `condition=`."
             )
-        shape = (self.layers, self.event_size)
+        shape = (self.folds, self.event_size)
         direction = keras.initializers.RandomNormal(stddev=1.0, seed=self.seed)
         noise = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed + 1)
 
@@ -185,7 +186,7 @@ class Planar(Flow):
         self.u = self.add_weight(shape=shape, initializer=noise, name="u")
         self.b = self.add_weight(shape=shape[:1], initializer="zeros", name="b")
         if self.amortized:
-            units = self.layers * (2 * self.event_size + 1)
+            units = self.folds * (2 * self.event_size + 1)
             self.kernel = self.add_weight(
                 shape=(self.condition_size, units), initializer="zeros", name="kernel"
             )
@@ -197,11 +198,11 @@ class Planar(Flow):
             return w, u, b
         kernel = ops.cast(ops.transpose(self.kernel.value), self.compute_dtype)
         effect = ops.matmul(kernel, ops.cast(feature_major(condition)[0], self.compute_dtype))
-        size = self.layers * self.event_size
-        effects = tf.split(ops.cast(effect, self.variable_dtype), [size, size, self.layers])
+        size = self.folds * self.event_size
+        effects = tf.split(ops.cast(effect, self.variable_dtype), [size, size, self.folds])
         # The last axis of the batch may be unknown to `ops.reshape`.
         on_w, on_u = (
-            tf.reshape(part, (self.layers, self.event_size, tf.shape(part)[1]))
+            tf.reshape(part, (self.folds, self.event_size, tf.shape(part)[1]))
             for part in effects[:2]
         )
         return w + on_w, u + on_u, b + effects[2]
@@ -223,7 +224,7 @@ class Planar(Flow):
     def _earlier(self, w, u_hat):
         """Return w^T u_hat of each layer (row) with those before it (columns), zeros elsewhere."""
         # tf.linalg.band_part and set_diag are more than the converter of TensorFlow.js takes.
-        before = np.tri(self.layers, k=-1, dtype=bool)[:, :, None]
+        before = np.tri(self.folds, k=-1, dtype=bool)[:, :, None]
         return ops.where(before, _of_pairs(w, u_hat), 0.0)
 
     def _log_det(self, v, excess):
@@ -246,7 +247,7 @@ class Planar(Flow):
         w, u_hat, b, excess = (ops.flip(part, axis=0) for part in self._directions(condition))
         y, restore = feature_major(y)
         factor = excess - 1.0 / self._max_slope
-        own = factor[:, None] * np.eye(self.layers, dtype=self.variable_dtype)[:, :, None]
+        own = factor[:, None] * np.eye(self.folds, dtype=self.variable_dtype)[:, :, None]
 
         def root(k, target):
             def along_w(v):
@@ -288,7 +289,7 @@ class Planar(Flow):
         # Zeros of their own for each: TensorFlow.js writes updated rows over what it updates.
         v, h = ops.zeros_like(target), ops.zeros_like(target)
         _, _, v, h = ops.while_loop(
-            lambda k, *_: k < self.layers,
+            lambda k, *_: k < self.folds,
             advance,
             (ops.convert_to_tensor(0), ops.stop_gradient(target), v, h),
         )
@@ -304,8 +305,8 @@ class Planar(Flow):
         def solution(v, mixing, target):
             def gradient(upstream):
                 h, slope, _ = self._h(self._implicit(v, mixing, target))
-                adjoints = [None] * self.layers
-                for k in reversed(range(self.layers)):
+                adjoints = [None] * self.folds
+                for k in reversed(range(self.folds)):
                     adjoints[k] = upstream[k] / (1.0 + mixing[k, k] * slope[k])
                     upstream = upstream - mixing[k] * slope * adjoints[k]
                 adjoint = ops.stack(adjoints)
@@ -319,7 +320,7 @@ class Planar(Flow):
         return {
             **super().get_config(),
             "activation": self.activation,
-            "layers": self.layers,
+            "layers": self.folds,
             "amortized": self.amortized,
             "seed": self.seed,
         }

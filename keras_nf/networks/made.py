@@ -11,7 +11,8 @@ from keras_nf.layout import feature_major
 from keras_nf.networks.masked import MaskedProduct
 from keras_nf.networks.masks import hidden_degrees, made_levels
 from keras_nf.networks.mlp import MLP, fan_in_uniform
-from keras_nf.permutation import check_permutation, draw_seed, resolve_permutation
+from keras_nf.permutation import check_permutation, resolve_permutation
+from keras_nf.seeds import draw_seed
 
 __all__ = ["MADE"]
 
