@@ -121,7 +121,10 @@ def running(models, log, *options):
             yield int(found[1]), log
         finally:
             process.terminate()
-            process.wait(30.0)
+            try:
+                process.wait(30.0)
+            finally:
+                process.kill()
 
 
 @pytest.fixture(scope="module")
