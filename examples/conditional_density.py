@@ -1,16 +1,18 @@
 """Conditional densities for regression: a flow where `Dense(1)` and a squared error would stand.
 
-    python examples/conditional_density.py --data uci_regression.npz --out results.csv
+    python examples/conditional_density.py --out results.csv
 
 Trains the same network with two heads, a Gaussian whose mean and scale depend on the features and a
-flow, on regression sets with published splits, and prints their test log-likelihoods in nats, in
-the units of the targets, and the RMSE of their predictive means. The file holds arrays `<set>_x`
-of shape (rows, features), `<set>_y` of shape (rows,) and `<set>_test` of shape (splits, test rows).
-Results are appended to `--out` one by one; a second run goes on where the first one stopped.
+flow, and prints their test log-likelihoods in nats, in the units of the targets, and the RMSE of
+their predictive means. The data are scikit-learn's `diabetes` set with ten random splits, or those
+of `--data FILE.npz`: for each set the arrays `<set>_x` of shape (rows, features), `<set>_y` of
+shape (rows,) and `<set>_test` of shape (splits, test rows), row numbers. docs/conditional.md makes
+such a file of nine UCI sets from the repository that publishes their splits. Results are
+appended to `--out` one by one; a second run goes on where the first one stopped.
 
 References:
   José Miguel Hernández-Lobato, Ryan P. Adams. Probabilistic Backpropagation for Scalable Learning
-  of Bayesian Neural Networks. 2015. arXiv:1502.05336. The source of the splits.
+  of Bayesian Neural Networks. 2015. arXiv:1502.05336. The source of the published splits.
   Brian L. Trippe, Richard E. Turner. Conditional Density Estimation with Bayesian Normalising
   Flows. 2018. arXiv:1802.04908. Flows whose weights a network gives, on the same sets.
 """
@@ -26,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from sklearn.datasets import load_diabetes
 from tensorflow_probability import distributions as tfd
 
 import keras_nf
@@ -70,6 +73,28 @@ def quantiles(model, features, levels):
 def predictive_mean(model, features, points=100):
     """Mean of p(y | features), of shape (rows,): the average of evenly spaced quantiles."""
     return quantiles(model, features, (np.arange(points) + 0.5) / points).mean(axis=0)
+
+
+def load(path):
+    """Return the arrays of the sets, by the names in which the file would hold them."""
+    if path is None:
+        x, y = load_diabetes(return_X_y=True)
+        rng = np.random.default_rng(0)
+        test = [rng.choice(len(y), len(y) // 10, replace=False) for _ in range(10)]
+        return {"diabetes_x": x, "diabetes_y": y, "diabetes_test": np.stack(test)}
+    wanted = "Expected an npz file with the arrays <set>_x, <set>_y and <set>_test (splits, rows)."
+    advice = "docs/conditional.md says how to make one; without --data the set is `diabetes`."
+    if not path.is_file():
+        raise SystemExit(f"{wanted} Received: {path}, where there is no file. {advice}")
+    with np.load(path) as arrays:
+        for name in sets_of(arrays) or [""]:
+            if missing := {f"{name}_{part}" for part in ("x", "y", "test")} - set(arrays):
+                raise SystemExit(f"{wanted} {path} has no {min(missing)}. {advice}")
+        return dict(arrays)
+
+
+def sets_of(arrays):
+    return [name.removesuffix("_test") for name in arrays if name.endswith("_test")]
 
 
 def split_rows(x, y, test_rows, seed):
@@ -172,9 +197,9 @@ def print_table(rows, names, heads):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("uci_regression.npz"))
+    parser.add_argument("--data", type=Path, metavar="FILE", help="default: diabetes")
     parser.add_argument("--out", type=Path, default=Path("results.csv"))
-    parser.add_argument("--sets", nargs="+", help="names of the sets; default: all of the file")
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="default: all")
     parser.add_argument("--splits", type=int, help="first splits to run; default: all")
     parser.add_argument("--heads", nargs="+", default=["gaussian", "flow"])
     parser.add_argument("--epochs", type=int, default=200, help="most epochs to train")
@@ -191,8 +216,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    arrays = np.load(options.data)
-    names = options.sets or [key.removesuffix("_test") for key in arrays if key.endswith("_test")]
+    arrays = load(options.data)
+    names = options.sets or sets_of(arrays)
+    for name in set(names) - set(sets_of(arrays)):
+        parser.error(f"--sets takes {', '.join(sets_of(arrays))}. Received: {name}.")
     rows = []
     if options.out.exists():
         with options.out.open(newline="") as file:

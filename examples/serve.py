@@ -26,7 +26,9 @@ A conditional model takes `"condition": [[...], ...]` beside the other inputs; a
 
 Answers are strict JSON: NaN and infinities are written as the strings "NaN", "Infinity" and
 "-Infinity", where TensorFlow Serving writes tokens that many parsers refuse. Requests may hold
-neither. There is no authentication and no TLS: outside a trusted network, put a proxy in front.
+neither. A client has `--timeout` seconds to send a whole request, and as long to take the answer;
+then the connection is closed. There is no authentication and no TLS: outside a trusted network, put
+a proxy in front.
 """
 
 import argparse
@@ -43,6 +45,7 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import h11
 import numpy as np
 import tensorflow as tf
 import uvicorn
@@ -53,6 +56,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SIGNATURES = ("log_prob", "sample", "forward", "inverse", "serving_default")
 ENCODE = json.JSONEncoder(allow_nan=False).encode
@@ -257,6 +261,74 @@ async def read(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
+def make_protocol(timeout: int) -> type[H11Protocol]:
+    """Return uvicorn's protocol with a clock for each connection.
+
+    uvicorn ends connections that idle between two requests, and waits for ever for the first one,
+    for the rest of one, and for an answer to be taken. The clock runs whenever the server waits
+    for the client, and what the client sends or takes meanwhile does not set it back.
+    """
+    late = ENCODE(
+        {
+            "error": f"Expected a whole request within {timeout} s. Received: a part of it. "
+            "Send fewer rows in a request, or start with another --timeout."
+        }
+    )
+    head = (
+        "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(late)}\r\n\r\n"
+    )
+
+    class Protocol(H11Protocol):
+        clock = None
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.app = self.timed(self.app)
+            self.start_clock()
+
+        def stop_clock(self):
+            if self.clock:
+                self.clock.cancel()
+
+        def start_clock(self):
+            self.stop_clock()
+            self.clock = self.loop.call_later(timeout, self.expire)
+
+        def connection_lost(self, error):
+            self.stop_clock()
+            super().connection_lost(error)
+
+        def timed(self, app):
+            async def run(scope, receive, send):
+                async def timed_receive():
+                    message = await receive()
+                    if not message.get("more_body"):
+                        self.stop_clock()
+                    return message
+
+                async def timed_send(message):
+                    # Before the first part: it waits until earlier answers are taken.
+                    if message["type"] == "http.response.start":
+                        self.start_clock()
+                    await send(message)
+
+                await app(scope, timed_receive, timed_send)
+
+            return run
+
+        def expire(self):
+            if self.transport.is_closing() or self.transport.get_write_buffer_size():
+                self.transport.abort()
+                return
+            if self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]:
+                self.transport.write((head + late).encode())
+            self.start_clock()
+            self.transport.close()
+
+    return Protocol
+
+
 def make_app(name: str, versions: list[Version], arguments: argparse.Namespace) -> Starlette:
     """Return the application: the same paths for the model and for each of its versions."""
     root = f"/v1/models/{name}"
@@ -285,7 +357,9 @@ def make_app(name: str, versions: list[Version], arguments: argparse.Namespace) 
         ]
 
     async def refuse(request, error):
-        path, numbers = request.url.path, ", ".join(str(version.number) for version in versions)
+        # Not from `request.url`, which older versions of Starlette read out of the Host header.
+        path = request.scope["path"]
+        numbers = ", ".join(str(version.number) for version in versions)
         details = {
             404: f"Nothing at {path}. The model is at {root}, its versions ({numbers}) at "
             f"{root}/versions/{versions[0].number}; POST a request to {root}:predict.",
@@ -302,7 +376,10 @@ def make_app(name: str, versions: list[Version], arguments: argparse.Namespace) 
     routes = [Route("/healthz", page({"status": "ok"})), *model_routes(root, versions[0], versions)]
     for version in versions:
         routes += model_routes(f"{root}/versions/{version.number}", version, [version])
-    return Starlette(routes=routes, exception_handlers={HTTPException: refuse, Exception: fail})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: refuse, Exception: fail})
+    # The redirect from a trailing slash names the client's Host header.
+    app.router.redirect_slashes = False
+    return app
 
 
 def positive(text: str) -> int:
@@ -319,6 +396,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8501, help="0 takes a free one")
     parser.add_argument("--max-body-bytes", type=positive, default=4 * 2**20, metavar="BYTES")
     parser.add_argument("--max-samples", type=positive, default=10_000, metavar="DRAWS")
+    parser.add_argument("--timeout", type=positive, default=60, metavar="SECONDS")
     parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1)
     arguments = parser.parse_args(argv)
     name = arguments.name or arguments.path.resolve().name
@@ -329,7 +407,15 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise SystemExit(f"serve.py: {error}") from None
     app = make_app(name, versions, arguments)
-    uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False)
+    uvicorn.run(
+        app,
+        host=arguments.host,
+        port=arguments.port,
+        http=make_protocol(arguments.timeout),
+        ws="none",  # a WebSocket would leave the protocol, and its clock
+        proxy_headers=False,
+        access_log=False,
+    )
 
 
 if __name__ == "__main__":

@@ -123,6 +123,34 @@ def test_regression_command_goes_on_where_it_stopped(tmp_path):
     assert printed.splitlines()[-1].split()[:2] == ["toy", "2"]
 
 
+def test_regression_command_without_data(tmp_path):
+    options = ["--splits", 1, "--epochs", 1, "--units", 4, "--folds", 2, "--min-steps", 2]
+    printed = run("conditional_density", *options, "--out", tmp_path / "out.csv")
+    name, splits, log_prob, *_ = printed.splitlines()[-1].split()
+    assert (name, splits) == ("diabetes", "1")
+    assert np.isfinite(float(log_prob))
+
+
+def test_default_regression_set(regression):
+    arrays = regression.load(None)
+    assert arrays["diabetes_x"].shape == (442, 10)
+    assert arrays["diabetes_y"].shape == (442,)
+    assert arrays["diabetes_test"].shape == (10, 44)
+    for rows in arrays["diabetes_test"]:
+        assert len(set(rows)) == 44
+
+
+def test_regression_data_that_are_missing(regression, tmp_path):
+    advice = r"docs/conditional\.md says how to make one; without --data the set is `diabetes`"
+    with pytest.raises(
+        SystemExit, match=rf"<set>_test.*none\.npz, where there is no file.*{advice}"
+    ):
+        regression.load(tmp_path / "none.npz")
+    np.savez(tmp_path / "part.npz", a_x=np.ones((2, 1)), a_test=[[0]])
+    with pytest.raises(SystemExit, match=rf"part\.npz has no a_y\. {advice}"):
+        regression.load(tmp_path / "part.npz")
+
+
 def test_exact_posterior_is_that_of_the_draws(sbi):
     observation = np.array([0.0, 0.1])
     grid, density = sbi.exact_posterior(observation, points=500)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import re
 import runpy
@@ -27,6 +28,7 @@ SCRIPT = Path(__file__).parent.parent / "examples" / "serve.py"
 ROOT = "/v1/models/density"
 PLAIN, CONDITIONAL = f"{ROOT}/versions/1", f"{ROOT}/versions/2"
 BODY_LIMIT, SAMPLE_LIMIT = 20_000, 500
+TIMEOUT = 1  # seconds
 # The server runs the same graph on the same weights; a batch of another size may round otherwise.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -36,7 +38,7 @@ C = rng.normal(size=(5, 1)).round(4).tolist()
 
 
 class Failing(tf.Module):
-    """Signatures of an exported model, of which `forward` fails inside beyond 100."""
+    """Signatures of an exported model; `forward` fails beyond 100, `sample` takes its time."""
 
     events = tf.TensorSpec((None, 2), tf.float32)
     draws = (tf.TensorSpec((), tf.int32), tf.TensorSpec((2,), tf.int32))
@@ -47,6 +49,10 @@ class Failing(tf.Module):
 
     @tf.function(input_signature=draws)
     def sample(self, n, seed):
+        # As many milliseconds as the first number of the seed.
+        now = tf.timestamp()
+        end = now + 1e-3 * tf.cast(seed[0], tf.float64)
+        tf.while_loop(lambda now: now < end, lambda now: (tf.timestamp(),), (now,))
         return {"x": tf.random.stateless_normal((n, 2), seed)}
 
     @tf.function(input_signature=[events])
@@ -101,13 +107,11 @@ def signatures(models):
     return run
 
 
-@pytest.fixture(scope="module")
-def server(models, tmp_path_factory):
+@contextlib.contextmanager
+def running(models, log, *options):
     """The port of a running server, and the file that it logs to."""
-    log = tmp_path_factory.mktemp("server") / "log"
-    limits = ("--max-body-bytes", BODY_LIMIT, "--max-samples", SAMPLE_LIMIT, "--threads", 2)
     with log.open("w") as output:
-        process = start(models, "--port", 0, *limits, stdout=output, stderr=output)
+        process = start(models, "--port", 0, *options, stdout=output, stderr=output)
         try:
             deadline = time.monotonic() + 120.0
             while not (found := re.search(r"running on http://127.0.0.1:(\d+)", log.read_text())):
@@ -117,7 +121,33 @@ def server(models, tmp_path_factory):
             yield int(found[1]), log
         finally:
             process.terminate()
-            process.wait(30.0)
+            try:
+                process.wait(30.0)
+            finally:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(models, tmp_path_factory):
+    log = tmp_path_factory.mktemp("server") / "log"
+    limits = ("--max-body-bytes", BODY_LIMIT, "--max-samples", SAMPLE_LIMIT, "--threads", 2)
+    with running(models, log, *limits) as running_server:
+        yield running_server
+
+
+@pytest.fixture(scope="module")
+def hasty(models, tmp_path_factory):
+    """A server with little patience, and answers too large for the buffers of a connection."""
+    log = tmp_path_factory.mktemp("hasty") / "log"
+    options = ("--timeout", TIMEOUT, "--max-samples", 10**6, "--threads", 1)
+    with running(models, log, *options) as running_server:
+        yield running_server
+        assert "Traceback" not in log.read_text()
+        # Nor do connections that wait keep it from stopping, for which `running` waits.
+        connections = [socket.create_connection(("127.0.0.1", running_server[0])) for _ in PARTS]
+        for connection, part in zip(connections, PARTS.values()):
+            connection.sendall(part.encode())
+        assert ask(running_server, "GET", "/healthz")[0] == 200
 
 
 @contextlib.contextmanager
@@ -355,6 +385,12 @@ def test_bad_requests(server, body, prefix, words):
         ("GET", f"{ROOT}/versions/9"),
         ("GET", f"{ROOT}/versions/x/metadata"),
         ("GET", "/"),
+        ("GET", f"{ROOT}/"),
+        ("GET", f"{PLAIN}/"),
+        ("GET", f"{ROOT}/metadata/"),
+        ("GET", f"//{ROOT}"),
+        ("GET", "/healthz/"),
+        ("POST", f"{ROOT}:predict/"),
     ],
 )
 def test_unknown_models_versions_and_paths(server, method, path):
@@ -377,6 +413,23 @@ def test_wrong_methods(server, method, path, allowed):
     assert status == 405
     assert allowed in content["error"]
     assert content["error"].endswith(f"at {path}. Received: {method}.")
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT, f"{ROOT}/", f"{PLAIN}:predict", "/healthz/", "//other.org/"]
+)
+@pytest.mark.parametrize("host", ["mark.org", "mark.org/mark?mark#", "[mark", 'x"mark'])
+def test_headers_of_a_client_are_not_repeated(server, path, host):
+    marked = ("X-Forwarded-Host", "X-Forwarded-For", "X-Forwarded-Proto", "Referer", "Origin")
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
+    lines += [f"{name}: mark" for name in marked]
+    with raw(server) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        _, received = read_to_the_end(connection)
+    status = int(received.split()[1])
+    assert status == {ROOT: 200, f"{PLAIN}:predict": 405}.get(path, 404)
+    assert b"mark" not in received
+    assert b"location" not in received.lower()
 
 
 def chunks(size):
@@ -410,6 +463,132 @@ def test_body_that_never_comes(server):
     for _ in range(20):
         assert ask(server, "GET", "/healthz")[0] == 200
     assert "ClientDisconnect" not in server[1].read_text()
+
+
+PREDICT = f"POST {PLAIN}:predict HTTP/1.1\r\nHost: x\r\nContent-Length: "
+LATE = f"Expected a whole request within {TIMEOUT} s. Received: a part of it."
+
+
+@contextlib.contextmanager
+def raw(server, receive_buffer=None):
+    with socket.socket() as connection:
+        if receive_buffer:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.settimeout(10.0 * TIMEOUT)
+        connection.connect(("127.0.0.1", server[0]))
+        yield connection
+
+
+def read_to_the_end(connection):
+    """Return the seconds until the server ends the connection, and what it sends till then."""
+    began, received = time.monotonic(), b""
+    with contextlib.suppress(ConnectionError):
+        while data := connection.recv(2**16):
+            received += data
+    return time.monotonic() - began, received
+
+
+def drip(connection, text, deadline):
+    """Send a byte at a time until the server ends the connection or the deadline is over."""
+    with contextlib.suppress(ConnectionError):
+        for character in itertools.cycle(text):
+            connection.sendall(character.encode())
+            time.sleep(0.1)
+            if time.monotonic() > deadline:
+                raise AssertionError("the server never ended the connection")
+
+
+def check_late(answer):
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"Connection: close" in head
+    assert json.loads(body)["error"].startswith(LATE)
+
+
+def test_connection_without_a_request_ends(hasty):
+    with raw(hasty) as connection:
+        seconds, received = read_to_the_end(connection)
+    assert received == b""
+    assert 0.5 * TIMEOUT < seconds < 3.0 * TIMEOUT
+
+
+PARTS = {
+    "line": f"GET {ROOT}",
+    "head": PREDICT + "9\r\nX-Other: ",
+    "body": PREDICT + "99\r\n\r\n{",
+    "chunk": PREDICT.replace("Content-Length: ", "Transfer-Encoding: chunked\r\n\r\n9\r\nhalf"),
+}
+parts = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+
+
+@parts
+def test_part_of_a_request_ends(hasty, part):
+    with raw(hasty) as connection:
+        connection.sendall(part.encode())
+        seconds, received = read_to_the_end(connection)
+    assert 0.5 * TIMEOUT < seconds < 3.0 * TIMEOUT
+    check_late(received)
+
+
+@parts
+def test_part_of_a_later_request_ends(hasty, part):
+    with raw(hasty) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + part.encode())
+        _, received = read_to_the_end(connection)
+    first, _, rest = received.partition(b'{"status": "ok"}')
+    assert first.startswith(b"HTTP/1.1 200 ")
+    check_late(rest)
+
+
+# The whole request has a deadline: bytes that come one by one do not put it off.
+@pytest.mark.parametrize(
+    ("part", "rest"),
+    [
+        ("GET /", "healthz"),
+        ("GET /healthz HTTP/1.1\r\n", "X-Other: y\r\n"),
+        (PREDICT + "9999\r\n\r\n", " "),
+        # Answered before its body has come, which is then thrown away.
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n", " "),
+    ],
+    ids=["line", "head", "body", "unread-body"],
+)
+def test_request_that_drips_ends(hasty, part, rest):
+    with raw(hasty) as connection:
+        began = time.monotonic()
+        connection.sendall(part.encode())
+        drip(connection, rest, began + 5.0 * TIMEOUT)
+        assert time.monotonic() - began > 0.5 * TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("draws", "times", "piece"),
+    [(400_000, 1, 0), (400_000, 1, 100), (40_000, 12, 0)],
+    ids=["one", "one-slowly", "many"],
+)
+def test_answer_that_is_not_taken_ends(hasty, draws, times, piece):
+    body = json.dumps({**SAMPLE, "inputs": {"n": draws, "seed": [0, 0]}})
+    with raw(hasty, receive_buffer=4096) as connection:
+        connection.sendall(f"{PREDICT}{len(body)}\r\n\r\n{body}".encode() * times)
+        received = len(connection.recv(1))
+        end = time.monotonic() + 3.0 * TIMEOUT
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < end:
+                received += len(connection.recv(piece))
+                time.sleep(0.1)
+        received += len(read_to_the_end(connection)[1])
+    # A draw has more than 20 bytes. What was in the buffers of the connection comes.
+    assert received < 0.8 * 20 * draws * times
+
+
+def test_the_work_of_the_server_takes_its_time(hasty):
+    body = {**SAMPLE, "inputs": {"n": 1, "seed": [2000 * TIMEOUT, 0]}}
+    with connect(hasty) as connection:
+        for _ in range(2):
+            began = time.monotonic()
+            status, content = exchange(connection, "POST", f"{ROOT}/versions/3:predict", body)
+            assert status == 200
+            assert np.shape(content["outputs"]) == (1, 2)
+            assert time.monotonic() - began > 2.0 * TIMEOUT
 
 
 def test_failure_inside_the_server(server):

@@ -141,7 +141,22 @@ def test_same_seed_same_losses(example, posterior, jit_compile):
     assert first == losses()
 
 
-def test_command_writes_the_pictures(tmp_path):
+def test_digits_are_the_default(example):
+    train, test, shape = example.load(None)
+    assert (train.shape, test.shape, shape) == ((1500, PIXELS), (297, PIXELS), (8, 8))
+    np.testing.assert_array_equal(np.unique(train), np.linspace(0.0, 1.0, 17, dtype="float32"))
+    np.testing.assert_array_equal(np.unique(test), [0.0, 1.0])
+    # Binary pixels have the mean of the grey levels; five standard errors.
+    assert abs(train.mean() - test.mean()) < 5.0 * 0.5 / np.sqrt(test.size)
+
+
+def test_file_that_is_missing(example, tmp_path):
+    with pytest.raises(SystemExit, match=r"x_train and x_test.*Received.*none\.npz.*load_data"):
+        example.load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["digits", "file"])
+def test_command_writes_the_pictures(tmp_path, given):
     rng = np.random.default_rng(0)
     images = {"x_train": (60, 8, 8), "x_test": (20, 8, 8)}
     images = {name: rng.integers(256, size=s).astype("uint8") for name, s in images.items()}
@@ -152,9 +167,10 @@ def test_command_writes_the_pictures(tmp_path):
         "--epochs": 1,
         "--batch-size": 10,
         "--importance-samples": 2,
-        "--data": tmp_path / "images.npz",
         "--out": tmp_path / "out",
     }
+    if given:
+        options["--data"] = tmp_path / "images.npz"
     arguments = [str(word) for option in options.items() for word in option]
     result = subprocess.run(
         [sys.executable, SCRIPT, *arguments],
