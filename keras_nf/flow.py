@@ -12,6 +12,7 @@ from keras import ops
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.arguments import check_count
 from keras_nf.config import (
     FORMAT_VERSION,
     automatic_arguments,
@@ -151,8 +152,9 @@ class Flow(tfb.Bijector, keras.layers.Layer):
       return_log_det: whether to return `(y, log_det)` instead of `y`.
 
     Raises:
-      ValueError: if an input has the wrong rank, size or dtype, a condition is missing, unexpected
-        or of the wrong size, or a subclass returns something else than is asked of it.
+      ValueError: if `event_size` is no positive integer, an input has the wrong rank, size or
+        dtype, a condition is missing, unexpected or of the wrong size, or a subclass returns
+        something else than is asked of it.
 
     Example:
 
@@ -227,7 +229,7 @@ class Flow(tfb.Bijector, keras.layers.Layer):
             validate_args=validate_args,
             name=self.name,
         )
-        self.event_size = event_size
+        self.event_size = None if event_size is None else check_count(event_size, "event_size")
         self.condition_size = None
         self._has_hidden_variables = False
         self._visible_variables = self._tf_variables = ()

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from tensorflow.python.eager import record
+from tensorflow.python.eager import forwardprop_util, record
 
 __all__ = [
     "feature_major",
@@ -16,6 +16,7 @@ __all__ = [
     "in_chunks",
     "is_portable",
     "portable_operations",
+    "refuse_forward_mode",
     "update_rows",
 ]
 
@@ -46,6 +47,16 @@ def update_rows(values, row, rows):
         return ops.slice_update(values, (row, 0), rows)
     indices = row + tf.range(tf.shape(rows)[0])
     return tf.tensor_scatter_nd_update(values, indices[:, None], rows)
+
+
+def refuse_forward_mode(what, tensors):
+    """Raise an error if forward-mode derivatives, which would be wrong, follow the tensors."""
+    # TensorFlow has no public way to ask for them.
+    if forwardprop_util.pack_tangents(tensors).tangents:
+        raise NotImplementedError(
+            f"{what} has no derivatives in forward mode (tf.autodiff.ForwardAccumulator). Use a "
+            "tf.GradientTape; `jacobian` and `batch_jacobian` of one give the same numbers."
+        )
 
 
 def feature_major(x):

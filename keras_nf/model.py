@@ -1,9 +1,8 @@
 """FlowModel: a density that trains with `fit`."""
 
 import contextlib
-import itertools
+import os
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.arguments import check_count
 from keras_nf.base import BASES, make_base, numbers_of
 from keras_nf.config import FORMAT_VERSION, check_format, serialize_layer
 from keras_nf.export import export_saved_model
+from keras_nf.files import check_description, describe, replacing
 from keras_nf.flow import BUILDING, Flow
 from keras_nf.layout import portable_operations
 from keras_nf.pipeline import (
@@ -315,7 +316,7 @@ class FlowModel(keras.Model):
         """Return a batch size for what needs no gradient; an encoder's inputs may be large."""
         if batch_size is None:
             return 1024 if self.encoder is None else 32
-        return _check_batch_size(batch_size)
+        return check_count(batch_size, "batch_size")
 
     def _batch_shape(self):
         return f"(batch, {', '.join(map(str, self.distribution.event_shape))})"
@@ -440,7 +441,7 @@ class FlowModel(keras.Model):
         _check_no_targets(y, kwargs)
         if not isinstance(shuffle, bool):
             raise ValueError(f"`shuffle` must be True or False. Received: {shuffle!r}.")
-        batch_size = 32 if batch_size is None else _check_batch_size(batch_size)
+        batch_size = 32 if batch_size is None else check_count(batch_size, "batch_size")
         self._forget_stale_graphs()
         if isinstance(validation_data, tuple):
             x_val, y_val, weight_val = (*validation_data, None, None)[:3]
@@ -461,7 +462,7 @@ class FlowModel(keras.Model):
         if kwargs.get("steps_per_epoch") and batches is not x:
             batches = batches.repeat()
         if validation_data is not None:
-            size = _check_batch_size(validation_batch_size or batch_size)
+            size = check_count(validation_batch_size or batch_size, "validation_batch_size")
             validation_data = self._batches(validation_data, weight_val, size)
         return super().fit(batches, shuffle=False, validation_data=validation_data, **kwargs)
 
@@ -568,30 +569,46 @@ class FlowModel(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return super().compute_metrics(x, split_inputs(x)[0], y_pred, sample_weight)
 
-    def _structure(self):
-        """Name the flows in order, with the shapes of the weights and the fixed orders of each."""
-        return [_describe(layer) for layer in self.flow._flatten_layers()]
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Write the model to a file: `keras.Model.save`, which keeps the old one until it is done.
+
+        Args:
+          filepath: path that ends with `.keras`.
+          overwrite: whether to replace an existing file without asking.
+          **kwargs: the other arguments of `keras.Model.save`.
+        """
+        with self._new_file(filepath, ".keras", overwrite, kwargs) as new:
+            super().save(new, overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """Write the weights to a file: `keras.Model.save_weights`, which keeps the old one so long.
+
+        Args:
+          filepath: path that ends with `.weights.h5`.
+          overwrite: whether to replace an existing file without asking.
+          **kwargs: the other arguments of `keras.Model.save_weights`.
+        """
+        with self._new_file(filepath, ".weights.h5", overwrite, kwargs) as new:
+            super().save_weights(new, overwrite, **kwargs)
+
+    def _new_file(self, filepath, suffix, overwrite, options):
+        """Give the path to write to: one beside the file, if that is a single local one."""
+        path = str(filepath)
+        asks = not overwrite and os.path.exists(path)
+        if asks or options or "://" in path or not path.endswith(suffix):
+            return contextlib.nullcontext(filepath)
+        return replacing(path, suffix)
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
         if self.flow.built:
-            store[_STRUCTURE] = np.frombuffer("\n".join(self._structure()).encode(), "uint8")
+            store[_DESCRIPTION] = np.frombuffer(describe(self), "uint8")
 
     def load_own_variables(self, store):
-        """Refuse weights of other flows, of which Keras would load what happens to fit."""
-        own = {name: store[name] for name in store.keys() if name != _STRUCTURE}  # noqa: SIM118
+        own = {name: store[name] for name in store.keys() if name != _DESCRIPTION}  # noqa: SIM118
         super().load_own_variables(own)
-        if _STRUCTURE not in store.keys():  # noqa: SIM118
-            return
-        saved = np.asarray(store[_STRUCTURE]).tobytes().decode().split("\n")
-        for there, here in itertools.zip_longest(saved, self._structure(), fillvalue="nothing"):
-            if there != here:
-                raise ValueError(
-                    f"The file holds the weights of other flows: {there}, where this model has "
-                    f"{here}. Make the model with the arguments of the saved one, with the seeds "
-                    "where masks or orders are random; or save it as a .keras file and load that "
-                    "with keras.models.load_model."
-                )
+        if _DESCRIPTION in store.keys():  # noqa: SIM118
+            check_description(np.asarray(store[_DESCRIPTION]).tobytes(), self)
 
     def get_config(self):
         return {
@@ -662,21 +679,8 @@ _NO_TARGETS = (
 )
 
 
-# Name of the description of the flows among the weights in a file.
-_STRUCTURE = "structure"
-
-
-def _describe(layer):
-    """Say in a few words what decides the meaning of a layer's own weights."""
-    words = [type(layer).__name__]
-    for variable in layer._trainable_variables + layer._non_trainable_variables:
-        words.append("x".join(map(str, variable.shape)) or "scalar")
-    order = getattr(layer, "_order", getattr(layer, "_indices", None))
-    if order is not None:
-        words.append(f"order {zlib.crc32(np.asarray(order, '<i4').tobytes()):08x}")
-    if getattr(getattr(layer, "elementwise", None), "shift_first", False):
-        words.append("shift first")
-    return " ".join(words)
+# Name of the description of the model among the weights in a file.
+_DESCRIPTION = "structure"
 
 
 def _check_no_targets(y, options=()):
@@ -687,9 +691,3 @@ def _check_no_targets(y, options=()):
             "FlowModel models the density of x, which has no classes, and takes no `class_weight`. "
             "Give each row a weight by `sample_weight`."
         )
-
-
-def _check_batch_size(batch_size):
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
-    return int(batch_size)

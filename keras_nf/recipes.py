@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_nf.arguments import check_count
 from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
 from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
@@ -146,6 +147,7 @@ def real_nvp(
 
 
 def _couplings(coupling, event_size, layers, mask, seed, options):
+    layers, event_size = check_count(layers, "layers"), check_count(event_size, "event_size")
     if event_size < 2:
         raise ValueError(
             "A coupling keeps one part of the event and transforms the other, so event_size must "
@@ -252,6 +254,7 @@ def iaf(
 def _autoregressive_layers(
     flow, layers, order, seed, hidden_units, activation, log_scale_bound, dtype
 ):
+    layers = check_count(layers, "layers")
     options = {
         "hidden_units": hidden_units,
         "activation": activation,

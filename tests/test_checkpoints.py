@@ -175,7 +175,7 @@ class TestBackupAndRestore:
     def test_order_that_was_drawn_anew(self, tmp_path):
         """A script that draws its orders without a seed does not go on with another model."""
         self.interrupted(tmp_path)
-        with pytest.raises(ValueError, match=r"weights of other flows.*seeds"):
+        with pytest.raises(ValueError, match=r"weights of another model.*seeds"):
             self.restart(tmp_path, compiled_model(order="random", seed=3))
 
 

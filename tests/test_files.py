@@ -281,7 +281,7 @@ BROKEN = {
     "missing-variable": (delete(f"{SCALING}/0"), ValueError, WRONG_VARIABLES),
     "missing-layer": (delete(SCALING), ValueError, WRONG_VARIABLES),
     "other-shape": (with_weights(of_another_shape), ValueError, WRONG_VARIABLES),
-    "no-shapes": (without_shapes, ValueError, "weights of other flows.*this model has"),
+    "no-shapes": (without_shapes, ValueError, "weights of another model.*this one has"),
     "later-format": (
         with_config(lambda config: later_format(config["config"])),
         ValueError,
@@ -342,13 +342,13 @@ def dense():
 
 # Models that take some or all of the numbers in the file, were it not for what stands beside them.
 OTHERS = {
-    "fewer-flows": (lambda: model_of(*[flows()[i] for i in (0, 2, 3)]), "other flows: Permute"),
+    "fewer-flows": (lambda: model_of(*[flows()[i] for i in (0, 2, 3)]), "another model: Permute"),
     "more-flows": (lambda: model_of(*flows(), keras_nf.Permute()), "nothing, where.*has Permute"),
-    "other-sequence": (lambda: model_of(*flows()[::-1]), "other flows: .*, where this model has"),
-    "wider-network": (lambda: model_of(*flows(9)), "MLP 2x8 .*where this model has MLP 2x9"),
+    "other-sequence": (lambda: model_of(*flows()[::-1]), "another model: .*, where this one has"),
+    "wider-network": (lambda: model_of(*flows(9)), "MLP 2x8 .*where this one has MLP 2x9"),
     "other-permutation": (
         lambda: model_of(flows()[0], keras_nf.Permute("random", seed=1), *flows()[2:]),
-        "Permute order .*where this model has Permute order .*seeds",
+        "Permute order .*where this one has Permute order .*seeds",
     ),
     "other-order": (
         lambda: model_of(
@@ -356,19 +356,19 @@ OTHERS = {
             keras_nf.MaskedAutoregressive(hidden_units=(8,), order="random", seed=1),
             flows()[3],
         ),
-        "MADE .*where this model has MADE .*seeds",
+        "MADE .*where this one has MADE .*seeds",
     ),
     "other-mask": (
         lambda: model_of(
             keras_nf.AffineCoupling(mask="random", seed=0, hidden_units=(8,)), *flows()[1:]
         ),
-        "AffineCoupling order .*where this model has AffineCoupling order .*seeds",
+        "AffineCoupling order .*where this one has AffineCoupling order .*seeds",
     ),
     "other-form": (
         lambda: model_of(
             keras_nf.AffineCoupling(shift_first=False, hidden_units=(8,)), *flows()[1:]
         ),
-        "AffineCoupling order .* shift first, where this model has AffineCoupling order",
+        "AffineCoupling order .* shift first, where this one has AffineCoupling order",
     ),
     "layer": (dense, "could not be loaded"),
 }
@@ -412,7 +412,7 @@ def test_mismatch_can_be_skipped(saved, tmp_path):
     path = tmp_path / "model.weights.h5"
     path.write_bytes(saved[2])
     other = model_of(*flows(9))
-    with pytest.warns(UserWarning, match="weights of other flows"):
+    with pytest.warns(UserWarning, match="weights of another model"):
         other.load_weights(path, skip_mismatch=True)
     np.testing.assert_array_equal(other.flow.flows[3].log_scale, saved[0].flow.flows[3].log_scale)
 

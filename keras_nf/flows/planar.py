@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_nf.arguments import check_count
 from keras_nf.flow import Flow
-from keras_nf.layout import feature_major, update_rows
+from keras_nf.layout import feature_major, refuse_forward_mode, update_rows
 from keras_nf.root import invert_monotone
 from keras_nf.seeds import draw_seed
 
@@ -152,11 +153,9 @@ class Planar(Flow):
                 f"`activation` must be one of {', '.join(map(repr, _ACTIVATIONS))}: the flow needs "
                 f"an increasing function with a known bound of its slope. Received: {activation!r}."
             )
-        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-            raise ValueError(f"`layers` must be a positive integer. Received: {layers!r}.")
         self.activation = activation
         # Keras takes `layers` of a layer for a list.
-        self.folds = layers
+        self.folds = check_count(layers, "layers")
         self.amortized = bool(amortized)
         self.seed = draw_seed() if seed is None else seed
         self._h, self._max_slope = _ACTIVATIONS[activation]
@@ -300,6 +299,10 @@ class Planar(Flow):
 
     def _implicit(self, v, mixing, target):
         """Return v, with the derivatives of the solution of v + mixing h(v) = target."""
+
+        if not tf.executing_eagerly():
+            # Graphs leave out gradients of our own in this mode.
+            refuse_forward_mode("A planar flow inside of a tf.function", [mixing, target])
 
         @ops.custom_gradient
         def solution(v, mixing, target):

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_nf.arguments import check_count
 from keras_nf.layout import feature_major
 from keras_nf.networks.masked import MaskedProduct
 from keras_nf.networks.masks import hidden_degrees, made_levels
@@ -70,7 +71,7 @@ class MADE(MLP):
         **kwargs: Any,
     ) -> None:
         super().__init__(hidden_units, activation=activation, **kwargs)
-        self.parameters = parameters
+        self.parameters = check_count(parameters, "parameters")
         self.order = check_permutation(order, "order")
         self.seed = draw_seed() if seed is None and order == "random" else seed
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.python.eager import record
 
-from keras_nf.layout import update_rows
+from keras_nf.layout import refuse_forward_mode, update_rows
 from keras_nf.permutation import invert_permutation, permute
 
 # Rows of the widest layer in one block: wide enough for a fast product, low enough for the cache.
@@ -575,5 +575,7 @@ def solve_sequentially(made, elementwise, x, condition=None):
 
         return (y, log_det), gradient
 
-    y, log_det = solve(x, *conditions, *made.weight_tensors())
+    arguments = [x, *conditions, *made.weight_tensors()]
+    refuse_forward_mode("The sequential direction of an autoregressive flow", arguments)
+    y, log_det = solve(*arguments)
     return y[:, :batch], log_det[:batch]

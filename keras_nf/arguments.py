@@ -1,0 +1,12 @@
+"""Checks of arguments that several classes and functions take."""
+
+import numbers
+
+__all__ = ["check_count"]
+
+
+def check_count(value, argument):
+    """Return a number of things, which must be a whole one, and at least one."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{argument}` must be a positive integer. Received: {value!r}.")
+    return int(value)
