@@ -76,8 +76,8 @@ def _read(part):
 
 def _blocks(batch, of_dataset):
     """Yield the rows of a batch some at a time, as `_read` returns them."""
-    batch = _as_array(batch)
-    shape = tuple(batch.shape)
+    array = _as_array(batch)
+    shape = tuple(array.shape)
     if len(shape) == 0:
         raise ValueError(f"`data` must have shape (..., event_size). Received: {batch!r}.")
     if 0 in shape:
@@ -85,12 +85,12 @@ def _blocks(batch, of_dataset):
     if len(shape) == 1:
         if not of_dataset:
             raise _without_event_axis(shape)
-        batch, shape = batch[None], (1, *shape)
-    elif isinstance(batch, np.ndarray) and batch.flags.c_contiguous:
-        batch = batch.reshape(-1, shape[-1])
-    rows = batch.iloc if hasattr(batch, "iloc") else batch
-    step = max(_BLOCK // int(np.prod(batch.shape[1:])), 1)
-    for start in range(0, batch.shape[0], step):
+        array = array[None]
+    elif isinstance(array, np.ndarray) and array.flags.c_contiguous:
+        array = array.reshape(-1, shape[-1])
+    rows = array.iloc if hasattr(array, "iloc") else array
+    step = max(_BLOCK // int(np.prod(array.shape[1:])), 1)
+    for start in range(0, array.shape[0], step):
         block, dtype = _read(rows[start : start + step])
         yield block.reshape(-1, shape[-1]), dtype
 
