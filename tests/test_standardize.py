@@ -93,7 +93,9 @@ def test_drift_between_blocks_counts():
     assert_moments(adapted(x), x)
 
 
-@pytest.mark.parametrize("as_data", [np.asarray, lambda x: as_dataset(x, 999)])
+@pytest.mark.parametrize(
+    "as_data", [np.asarray, lambda x: as_dataset(x, 999)], ids=["array", "dataset"]
+)
 def test_small_deviations_from_a_large_mean(as_data):
     # In float32 the rows are rounded to multiples of 0.001, and their sum to multiples of 1000.
     x = 1e4 + 1e-2 * np.random.default_rng(0).standard_normal((1_000_000, 1))
