@@ -21,6 +21,8 @@ INTERVALS = [
     (1e6, 1e6 + 1.0),
     (-1e-30, 1e6),
     (0.0, 1e37),
+    # Some numbers in here are flushed to zero.
+    (-1e-38, 2e-38),
     ((0.0, -1.0, 1e6), (1.0, 3e4, 1e6 + 1.0)),
 ]
 

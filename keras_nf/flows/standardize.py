@@ -66,7 +66,8 @@ def _read(part):
         part = np.asarray(part)
         dtypes = [part.dtype]
         if _is_numeric(part.dtype):
-            return np.array(part, dtype="float64"), part.dtype
+            block = np.array(part, dtype="float64")
+            return block, part.dtype if part.dtype.itemsize <= 8 else block.dtype
     wrong = next(dtype for dtype in dtypes if not _is_numeric(dtype))
     raise ValueError(
         f"`data` must hold real numbers. Received: dtype {wrong}. Convert it first, for example "
