@@ -34,7 +34,7 @@ class Case:
     inverse_evaluations, forward_evaluations: how many times a direction evaluates a network;
       `None` where it is sequential.
     base: base distribution on the flow's domain, one of `"normal"`, `"uniform"`.
-    data: interval from which valid inputs of the inverse are drawn, for each component.
+    data: interval from which valid inputs of the inverse are drawn, for all components or each.
     """
 
     name: str
@@ -311,6 +311,13 @@ CASES = [
     Case("standardize", "Standardize", Standardize, 3, fixed=2, affine=True),
     Case("logit", "Logit", Logit, 2, data=(0.01, 0.99)),
     Case("logit-wide", "Logit", of(Logit, low=-2.0, high=3.0, margin=0.05), 2, data=(-2.0, 3.0)),
+    Case(
+        "logit-intervals",
+        "Logit",
+        of(Logit, low=(-2.0, 0.0), high=(3.0, 0.5), margin=0.0),
+        2,
+        data=((-1.99, 0.01), (2.99, 0.49)),
+    ),
     Case("logit-inverted", "Invert", invert(Logit), 2, base="uniform"),
     Case("chain-empty", "Chain", chain(), 2, affine=True, kept=(0, 1)),
     Case("chain-single", "Chain", chain(of(Planar, seed=3)), 2, weights=3),

@@ -269,6 +269,30 @@ def test_compiled_functions_give_the_eager_numbers(case, jit_compile, dtype):
     assert_all_close(compiled, both(z, x, condition), dtype)
 
 
+# Numbers that are none.
+
+
+@rows()
+@DIRECTIONS
+def test_nan_stays_nan_and_in_its_row(case, direction):
+    flow, condition = make(case), conditions(case, 19)
+    x = points(case, direction, 19).numpy()
+    evaluate, broken = fused(flow, direction), [3, 18]
+    others = np.delete(np.arange(19), broken)
+    expected = [np.asarray(part)[others] for part in evaluate(x, **condition)]
+    for component in range(case.event_size):
+        with_nan = x.copy()
+        with_nan[broken, component] = np.nan
+        value, log_det = (np.asarray(part) for part in evaluate(with_nan, **condition))
+        assert_all_close((value[others], log_det[others]), expected)
+        assert np.isnan(value[broken]).any(axis=-1).all()
+        assert not np.isinf(log_det[broken]).any()
+        assert np.isnan(getattr(flow, direction)(with_nan, **condition)).any(axis=-1)[broken].all()
+        if direction == "inverse":
+            log_prob = flow(base_distribution(case)).log_prob(with_nan, **condition)
+            np.testing.assert_array_equal(np.isnan(log_prob), np.isin(np.arange(19), broken))
+
+
 # Densities.
 
 

@@ -624,6 +624,16 @@ def test_event_size_not_known_yet(use):
 
 
 CONSTANT = np.column_stack([X[:, 0], np.full(8, 0.1)])
+# Half a minute of them, which float32 rounds to multiples of 128.
+UNIX_TIMES = np.column_stack([X[:, 0], 1.7e9 + np.arange(0.0, 32.0, 4.0)])
+
+
+def batches_of(*columns):
+    """A dataset whose batches differ in their number of columns."""
+    return tf.data.Dataset.from_generator(
+        lambda: (X[:, :count] for count in columns),
+        output_signature=tf.TensorSpec((None, None), "float32"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -632,35 +642,98 @@ CONSTANT = np.column_stack([X[:, 0], np.full(8, 0.1)])
         # The mean of eight times 0.1 is not 0.1: rounding leaves a standard deviation of 1e-17.
         (CONSTANT, ("Constant components", "[1]", "Drop them, or add noise")),
         (np.ones((4, 2)), ("Constant components", "[0, 1]")),
-        (WITH_NAN, ("`data` must be finite", "[1]", "Remove or impute")),
+        (WITH_NAN, ("`data` must be finite", "8 of 8 rows", "[1]", "Remove or impute")),
+        (dataset(np.concatenate([X, WITH_NAN])), ("`data` must be finite", "8 of 16 rows", "[1]")),
         (np.array([[0.0, np.inf], [1.0, 2.0]]), ("`data` must be finite", "[1]")),
         (np.zeros((0, 2)), ("at least two rows", "Received: 0")),
         ([], ("at least two rows", "Received: 0")),
         (np.zeros((1, 2)), ("at least two rows", "Received: 1")),
-        (X[:, 0], ("at least two rows, of shape (rows, event_size)", "Received: 1")),
+        (X[:, 0], ("shape (rows, event_size)", "(8,)", "is missing", "data[:, None]")),
+        (dataset(X[:, 0]), ("shape (rows, event_size)", "(None,)", "is missing")),
         (1.0, ("`data` must have shape (..., event_size)", "Received: 1.0")),
         (dataset(X, X), ("an array or a dataset of arrays", "Received: a tuple", "Take x alone")),
         (dataset({"x": X}), ("an array or a dataset of arrays", "Received: a dict")),
         (dataset(X).take(0), ("at least two rows", "Received: 0")),
+        (dataset(X).repeat(), ("`data` must end", "without `repeat`")),
+        (np.ma.array(X, mask=X > 1.0), ("no masked values", f"with {np.sum(X > 1.0)} of them")),
+        (X.astype(str), ("must hold real numbers", "dtype <U32", "x.astype('float32')")),
+        (dataset(X.astype(str)), ("must hold real numbers", "dtype object")),
+        (X.astype(object), ("must hold real numbers", "dtype object")),
+        (X + 1j, ("must hold real numbers", "dtype complex64")),
+        (X.astype("datetime64[s]"), ("must hold real numbers", "dtype datetime64[s]")),
+        ([[1.0], [1.0, 2.0]], ("must be one array", "a list", "same number of components")),
+        (tf.ragged.constant([[1.0], [1.0, 2.0]]), ("must be one array", "a RaggedTensor")),
+        (tf.sparse.from_dense(X), ("must be one array", "a SparseTensor", "dense array")),
+        (iter(X), ("must be one array", "dataset of such batches", "that is no array")),
+        (keras.Input((EVENT,)), ("must be one array", "a KerasTensor")),
+        (batches_of(1, 3), ("same number of components in every batch", "of 1 and of 3 columns")),
+        (batches_of(3, 1), ("same number of components in every batch", "of 3 and of 1 columns")),
+        (X * [1.0, 1e-60, 1.0], ("between 1.2e-38 and 3.4e+38 in float32", "[1]", "Rescale")),
+        (X * [1.0, 1e-39, 1e39], ("between 1.2e-38 and 3.4e+38 in float32", "[1, 2]")),
+        (UNIX_TIMES, ("too few digits in float32", "[1]", "Subtract an offset", "float64")),
+        (UNIX_TIMES.astype("float32"), ("too few digits in float32", "[1]")),
+        (UNIX_TIMES[:1].astype("float32").repeat(9, 0) + [[0]], ("Constant", "[0, 1]")),
+        (np.float32(X[:, :1] * [0, 1] + [1.7e9, 0]), ("too few digits in float32", "[0]")),
     ],
     ids=[
         "constant",
         "all-constant",
         "nan",
+        "nan-in-a-dataset",
         "infinite",
         "no-rows",
         "empty-list",
         "one-row",
         "no-event-axis",
+        "no-event-axis-in-a-dataset",
         "scalar",
         "dataset-of-tuples",
         "dataset-of-dicts",
         "empty-dataset",
+        "endless-dataset",
+        "masked",
+        "strings",
+        "dataset-of-strings",
+        "objects",
+        "complex",
+        "dates",
+        "ragged-list",
+        "ragged",
+        "sparse",
+        "iterator",
+        "symbolic",
+        "batches-of-1-and-3",
+        "batches-of-3-and-1",
+        "tiny-scale",
+        "subnormal-and-huge-scale",
+        "times-for-float32",
+        "times-in-float32",
+        "constant-in-float64",
+        "constant-in-float32",
     ],
 )
 def test_data_to_standardize(data, words):
     with refused(*words):
         keras_nf.Standardize().adapt(data)
+
+
+def test_times_that_float64_holds():
+    standardize = keras_nf.Standardize(dtype="float64")
+    standardize.adapt(UNIX_TIMES)
+    np.testing.assert_allclose(standardize.std, UNIX_TIMES.std(axis=0), rtol=1e-12)
+
+
+def test_scales_that_float64_cannot_square():
+    with refused("between 1e-150 and 1e+150 in float64", "[0, 2]"):
+        keras_nf.Standardize(dtype="float64").adapt(X * [1e-200, 1.0, 1e200])
+
+
+@pytest.mark.parametrize("as_data", [np.asarray, dataset], ids=["array", "dataset"])
+def test_latents_of_values_outside_an_interval(as_data):
+    x = np.random.default_rng(0).uniform(size=(20, 2)).astype("float32")
+    x[3, 0], x[7, 1], x[7, 0], x[9, 1] = -0.01, 1.01, np.nan, np.inf
+    with refused("must be finite", "3 of 20 rows", "[0, 1]", "`Logit`", "outside"):
+        keras_nf.Standardize().adapt(as_data(keras_nf.Logit().inverse(x)))
 
 
 def test_constant_data_in_a_dataset():
@@ -682,6 +755,33 @@ def test_data_of_another_size_to_standardize(dtype):
 def test_interval_of_logit(low, high):
     with refused("`low` must be less than `high`", "finite", f"low={low!r}, high={high!r}"):
         keras_nf.Logit(low, high)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        ([0.0, 0.0], [1.0, 0.0], ("less than `high`", "low=0.0, high=0.0 in component 1")),
+        (0.0, [1.0, -1.0, -2.0], ("high=-1.0 in component 1", "also wrong: [2]")),
+        ([0.0, 1.0], [2.0, float("inf")], ("both finite", "high=inf in component 1")),
+        ([0.0, 0.0], [1.0, 1.0, 1.0], ("one number per component", "2 in `low` and 3 in `high`")),
+        ([[0.0]], 1.0, ("`low` must be a number, or a sequence", "[[0.0]]")),
+        (0.0, "1", ("`high` must be a number, or a sequence", "'1'")),
+        ([], 1.0, ("`low` must be a number, or a sequence", "[]")),
+        # Next to each other, or the same, in float32.
+        (1.0, 1.0 + 2.0**-23, ("need numbers between them in float32", "low=1.0", "offset")),
+        ([0.0, 1e9], [1.0, 1e9 + 1], ("float32", "low=1000000000.0", "component 1", "float64")),
+        (-3e38, 3e38, ("need numbers between them in float32", "rescale")),
+    ],
+)
+def test_intervals_of_logit(low, high, words):
+    with refused(*words):
+        keras_nf.Logit(low, high, margin=0.0)
+
+
+@pytest.mark.parametrize("ends", [([0.0, 0.0], 1.0), (0.0, (1.0, 1.0))], ids=["low", "high"])
+def test_intervals_of_logit_for_another_event(ends):
+    with refused("of Logit", "has 2 numbers, but the event has 3 components"):
+        keras_nf.Logit(*ends).inverse(X)
 
 
 @pytest.mark.parametrize("margin", [-0.1, 0.5, float("nan")])

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_nf.config import serialize_layer
 from keras_nf.flow import Flow
@@ -16,7 +18,9 @@ class Chain(Flow):
     """Composition of flows, in order of application like `keras.Sequential`.
 
     x = f_n(... f_2(f_1(z))), with log|det dx/dz| the sum of the flows' own. (`tfb.Chain` lists
-    them the other way round.) A direction costs what it costs in every flow together.
+    them the other way round.) A direction costs what it costs in every flow together. Data that a
+    flow does not reach, as a `Logit` beyond its interval, have density zero and no latent:
+    `inverse_and_log_det` gives them a log-determinant of -inf, and `inverse` alone infinity.
 
     Args:
       flows: the flows, from the base to the data.
@@ -93,6 +97,16 @@ class Chain(Flow):
             y, flow_log_det = flow.inverse_and_log_det(y, condition)
             log_det = log_det + flow_log_det
         return y, log_det
+
+    def _inverse(self, y, condition=None):
+        x = super()._inverse(y, condition)
+        if self.is_constant_jacobian:
+            return x
+        # What a flow does not reach, as a `Logit` beyond its interval, has no latent.
+        log_det = x._keras_nf_inverse_log_det
+        marked = ops.where(log_det[..., None] == -np.inf, np.inf, x)
+        marked._keras_nf_inverse_log_det = log_det
+        return marked
 
     def get_config(self):
         flows = [serialize_layer(flow) for flow in self.flows]

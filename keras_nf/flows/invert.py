@@ -3,6 +3,8 @@
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_nf.config import serialize_layer
 from keras_nf.flow import Flow
@@ -64,6 +66,18 @@ class Invert(Flow):
 
     def inverse_and_log_det(self, y, condition=None):
         return self.flow.forward_and_log_det(y, condition)
+
+    def _forward(self, x, condition=None):
+        y, log_det = self.forward_and_log_det(x, condition)
+        if self.is_constant_jacobian:
+            return y
+        # As the flow's `inverse` alone has it: what the flow does not reach has no latent.
+        return ops.where(log_det[..., None] == -np.inf, np.inf, y)
+
+    def call(self, inputs, condition=None, return_log_det=False):
+        if return_log_det:
+            return self.forward_and_log_det(inputs, condition)
+        return self._forward(inputs, condition)
 
     def get_config(self):
         return {**super().get_config(), "flow": serialize_layer(self.flow)}
