@@ -1,13 +1,19 @@
 """Normalizing flows for Keras 3 and TensorFlow Probability."""
 
-import keras
+_NEEDS_TENSORFLOW = (
+    "keras_nf needs Keras's TensorFlow backend, but the backend is {!r}. Set the environment "
+    "variable KERAS_BACKEND=tensorflow before keras is imported."
+)
+
+try:
+    import keras
+except ModuleNotFoundError as error:
+    if error.name not in ("jax", "torch", "openvino"):
+        raise
+    raise ImportError(_NEEDS_TENSORFLOW.format(error.name)) from None
 
 if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"keras_nf needs Keras's TensorFlow backend, but the backend is "
-        f"'{keras.backend.backend()}'. Set the environment variable KERAS_BACKEND=tensorflow "
-        "before keras is imported."
-    )
+    raise ImportError(_NEEDS_TENSORFLOW.format(keras.backend.backend()))
 
 from keras_nf import datasets
 from keras_nf.export import export_saved_model

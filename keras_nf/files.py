@@ -40,12 +40,10 @@ def describe(model):
     Each entry has a few words, with the shapes of the weights and the order of the components, and
     a dictionary of arguments.
     """
-    base = model.get_config()["base"]
     layers = [*model.flow._flatten_layers()]
     if model.encoder is not None:
         layers += model.encoder._flatten_layers()
-    entries = [["base", {"base": base}], *(_describe(layer) for layer in layers)]
-    return json.dumps(entries).encode()
+    return json.dumps([_describe(layer) for layer in layers]).encode()
 
 
 def _describe(layer):
@@ -80,7 +78,7 @@ def check_description(saved, model):
         there = json.loads(text)
     else:
         there = [[words, {}] for words in text.split("\n")]
-        here = here[1 : len([*model.flow._flatten_layers()]) + 1]
+        here = here[: len([*model.flow._flatten_layers()])]
     nothing = ["nothing", {}]
     for (words, arguments), (own_words, own_arguments) in itertools.zip_longest(
         there, here, fillvalue=nothing

@@ -533,6 +533,12 @@ class Flow(tfb.Bijector, keras.layers.Layer):
     def _parameter_properties(cls, dtype):
         return {}
 
+    def _is_increasing(self, **kwargs):
+        raise NotImplementedError(
+            f"{self._title} does not say whether it increases, so that the cdf and the quantiles "
+            "of its distribution are not known. Take them from samples."
+        )
+
     def _forward(self, x, condition=None):
         return self.forward_and_log_det(x, condition)[0]
 

@@ -17,6 +17,7 @@ __all__ = [
     "is_portable",
     "portable_operations",
     "refuse_forward_mode",
+    "saturate",
     "update_rows",
 ]
 
@@ -57,6 +58,17 @@ def refuse_forward_mode(what, tensors):
             f"{what} has no derivatives in forward mode (tf.autodiff.ForwardAccumulator). Use a "
             "tf.GradientTape; `jacobian` and `batch_jacobian` of one give the same numbers."
         )
+
+
+def saturate(x, dtype):
+    """Cast what goes into a network or comes out, and keep it where sums do not overflow.
+
+    Beyond are infinities, of which the next product makes NaN. The bound is 7,000 in float16, where
+    large inputs meet it, and 1e30 and more in other dtypes, where only absurd ones do.
+    """
+    largest = min(float(tf.as_dtype(kind).max) for kind in (x.dtype, dtype))
+    limit = largest**0.8
+    return ops.cast(ops.clip(x, -limit, limit), dtype)
 
 
 def feature_major(x):

@@ -141,17 +141,26 @@ def run_python(code, **environment):
     )
 
 
-def test_another_backend_is_refused_in_one_sentence():
-    # A stand-in for Keras: other backends need not be installed.
-    result = run_python(
-        """
+# Stand-ins for Keras: other backends need not be installed.
+BACKENDS = {
+    "installed": """
         import sys, types
         keras = types.ModuleType("keras")
         keras.backend = types.SimpleNamespace(backend=lambda: "jax")
         sys.modules["keras"] = keras
         import keras_nf
-        """
-    )
+    """,
+    "missing": """
+        import sys
+        sys.modules["jax"] = None
+        import keras_nf
+    """,
+}
+
+
+@pytest.mark.parametrize("code", BACKENDS.values(), ids=BACKENDS.keys())
+def test_another_backend_is_refused_in_one_sentence(code):
+    result = run_python(code, KERAS_BACKEND="jax")
     assert result.returncode == 1
     assert "ImportError: keras_nf needs Keras's TensorFlow backend" in result.stderr
     assert "the backend is 'jax'" in result.stderr

@@ -50,11 +50,6 @@ PAIRS = {
         lambda: model_of(maf()),
         "log_scale_bound=3.0, here log_scale_bound=2.0",
     ),
-    "base": (
-        lambda: model_of(maf(), base="logistic"),
-        lambda: model_of(maf()),
-        "base='logistic', here base='normal'",
-    ),
     "logit": (lambda: model_of(logit()), lambda: model_of(logit(high=2.0)), "high=.*, here high=2"),
     "planar": (
         lambda: model_of(keras_nf.planar_flow(4)),

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_nf.elementwise import FORMAT_1, Affine, sum_log_derivatives
 from keras_nf.flow import Flow
-from keras_nf.layout import feature_major
+from keras_nf.layout import feature_major, saturate
 from keras_nf.networks.made import MADE
 from keras_nf.networks.sequential import solve_sequentially
 
@@ -69,16 +69,17 @@ class Autoregressive(Flow):
     def forward_and_log_det(self, x, condition=None):
         x, restore = feature_major(x)
         if condition is not None:
-            condition, _ = feature_major(condition)
+            condition = saturate(feature_major(condition)[0], self.conditioner.compute_dtype)
         y, log_det = solve_sequentially(self.conditioner, self.elementwise, x, condition)
         return restore(y), restore(log_det)
 
     def inverse_and_log_det(self, y, condition=None):
         y, restore = feature_major(y)
+        dtype = self.conditioner.compute_dtype
         if condition is not None:
-            condition = ops.transpose(feature_major(condition)[0])
-        parameters = ops.transpose(self.conditioner(ops.transpose(y), condition))
-        parameters = ops.cast(parameters, self.variable_dtype)
+            condition = saturate(ops.transpose(feature_major(condition)[0]), dtype)
+        parameters = self.conditioner(saturate(ops.transpose(y), dtype), condition)
+        parameters = saturate(ops.transpose(parameters), self.variable_dtype)
         parameters = ops.split(parameters, self.elementwise.parameters)
         x, log_derivatives = self.elementwise.inverse(y, *parameters)
         return restore(x), restore(sum_log_derivatives(y, log_derivatives))

@@ -11,7 +11,7 @@ from keras import ops
 from keras_nf.config import serialize_layer
 from keras_nf.elementwise import FORMAT_1, Affine, Shift, sum_log_derivatives
 from keras_nf.flow import Flow
-from keras_nf.layout import feature_major
+from keras_nf.layout import feature_major, saturate
 from keras_nf.networks.masks import check_partition, partition
 from keras_nf.networks.mlp import MLP, check_hidden_units
 from keras_nf.permutation import invert_permutation, permute
@@ -113,8 +113,8 @@ class Coupling(Flow):
         inputs = kept
         if condition is not None:
             inputs = ops.concatenate([kept, feature_major(condition)[0]])
-        parameters = self.conditioner(ops.transpose(inputs))
-        parameters = ops.cast(parameters, self.variable_dtype)
+        inputs = saturate(ops.transpose(inputs), self.conditioner.compute_dtype)
+        parameters = saturate(self.conditioner(inputs), self.variable_dtype)
         parameters = ops.split(ops.transpose(parameters), self.elementwise.parameters)
         rest, log_derivatives = map_rest(rest, *parameters)
         y = ops.concatenate(self._arrange([kept, rest]))

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_nf.arguments import check_count
 from keras_nf.flow import Flow
-from keras_nf.layout import feature_major, refuse_forward_mode, update_rows
+from keras_nf.layout import feature_major, refuse_forward_mode, saturate, update_rows
 from keras_nf.root import invert_monotone
 from keras_nf.seeds import draw_seed
 
@@ -196,9 +196,9 @@ class Planar(Flow):
         if condition is None:
             return w, u, b
         kernel = ops.cast(ops.transpose(self.kernel.value), self.compute_dtype)
-        effect = ops.matmul(kernel, ops.cast(feature_major(condition)[0], self.compute_dtype))
+        effect = ops.matmul(kernel, saturate(feature_major(condition)[0], self.compute_dtype))
         size = self.folds * self.event_size
-        effects = tf.split(ops.cast(effect, self.variable_dtype), [size, size, self.folds])
+        effects = tf.split(saturate(effect, self.variable_dtype), [size, size, self.folds])
         # The last axis of the batch may be unknown to `ops.reshape`.
         on_w, on_u = (
             tf.reshape(part, (self.folds, self.event_size, tf.shape(part)[1]))

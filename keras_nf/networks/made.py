@@ -108,7 +108,7 @@ class MADE(MLP):
         """Evaluate the network with given weights, in its compute dtype, on (size, batch)."""
         h = self.apply_layer(0, inputs, condition, weights)
         for i in range(1, len(self._products)):
-            h = self.apply_layer(i, self.activation(h), condition, weights)
+            h = self.apply_layer(i, self.activate(h), condition, weights)
         return h
 
     def apply_layer(self, i, inputs, condition, weights):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_nf.layout import feature_major
+from keras_nf.layout import feature_major, saturate
 
 __all__ = ["MLP"]
 
@@ -130,9 +130,15 @@ class MLP(keras.layers.Layer):
         h, restore = feature_major(inputs)
         for i, (kernel, bias) in enumerate(zip(self._kernels, self._biases)):
             if i > 0:
-                h = self.activation(h)
+                h = self.activate(h)
             h = tf.matmul(kernel, h, transpose_a=True) + ops.expand_dims(bias, 1)
         return restore(h)
+
+    def activate(self, h):
+        """Return the activation of what a layer gives, within the range of half precision."""
+        if self.compute_dtype == "float16":
+            h = saturate(h, "float16")
+        return self.activation(h)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.python.eager import record
 
-from keras_nf.layout import refuse_forward_mode, update_rows
+from keras_nf.layout import refuse_forward_mode, saturate, update_rows
 from keras_nf.permutation import invert_permutation, permute
 
 # Rows of the widest layer in one block: wide enough for a fast product, low enough for the cache.
@@ -288,7 +288,7 @@ class _Solver:
                 later, result = _Block(layout, j), []
                 for i, (kernel, rows) in enumerate(zip(kernels, buffers)):
                     tile = tf.where(later.own(i + 1), block.tile(kernel, i, later), 0)
-                    product = _product(tile, ops.cast(rows, dtype), transpose=True)
+                    product = _product(tile, saturate(rows, dtype), transpose=True)
                     result.append(later.add(sums[i], product, i + 1))
                 return (result,)
 
@@ -352,14 +352,14 @@ class _Solver:
 
             def solve_step(t, log_det, kept, *buffers, used=used):
                 step = _Step(layout, block, t, ones)
-                below, hidden, outputs = ops.cast(buffers[0], used[0].dtype), [], []
+                below, hidden, outputs = saturate(buffers[0], used[0].dtype), [], []
                 for i, kernel in enumerate(used, start=1):
                     output = _product(step.rows_of_block(kernel, i), below)
                     if i <= len(sums):
                         output += step.rows(sums[i - 1], i)
                     outputs.append(output)
                     if i < depth:
-                        below = step.put_of_block(buffers[i], self.made.activation(output), i)
+                        below = step.put_of_block(buffers[i], self.made.activate(output), i)
                         hidden.append(below)
                 y, log_derivative = self._component(step.rows(x, 0)[0], output)
                 y = step.put_of_block(buffers[0], y[None], 0)
@@ -475,7 +475,7 @@ class _Solver:
 
     def _component(self, x, raw):
         """Apply the map to one component, with `parameters` rows of raw parameters."""
-        y, log_derivative = self.elementwise.forward(x, *tf.unstack(ops.cast(raw, x.dtype)))
+        y, log_derivative = self.elementwise.forward(x, *tf.unstack(saturate(raw, x.dtype)))
         return y, tf.zeros_like(y) if log_derivative is None else log_derivative
 
     def _first_raw(self, weights, batch):
@@ -501,7 +501,7 @@ class _Solver:
             if i < depth - 1:
                 with tf.GradientTape() as tape:
                     tape.watch(output)
-                    inputs.append(self.made.activation(output))
+                    inputs.append(self.made.activate(output))
                 slopes.append(tape.gradient(inputs[-1], output))
         return inputs, slopes, output if kept else self.layout.raw_parameters(output)
 
@@ -509,7 +509,7 @@ class _Solver:
         """Derivatives of the values, and of the weighted log-derivatives, in x and parameters."""
         shape = tf.shape(raw)
         theta = tf.reshape(
-            ops.cast(raw, x.dtype), (x.shape[0], self.made.parameters, _batch_size(x))
+            saturate(raw, x.dtype), (x.shape[0], self.made.parameters, _batch_size(x))
         )
         sources = [x, *tf.unstack(theta, axis=1)]
         with tf.GradientTape(persistent=True) as tape:
