@@ -10,6 +10,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from keras_nf import datasets
+from keras_nf.diagnostics import check_flow
 from keras_nf.export import export_saved_model
 from keras_nf.flow import Flow
 from keras_nf.flows import (
@@ -49,6 +50,7 @@ __all__ = [
     "Scaling",
     "Standardize",
     "VariationalModel",
+    "check_flow",
     "datasets",
     "export_saved_model",
     "iaf",
