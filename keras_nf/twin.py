@@ -1,17 +1,17 @@
 """Copies of a flow: made of its config, also in float64, with its weights."""
 
 import keras
+import numpy as np
 
-__all__ = ["assign_weights", "copy_flow"]
+__all__ = ["assign_weights", "copy_flow", "move_weights"]
 
 
-def copy_flow(flow, points, condition, dtype=None):
+def copy_flow(flow, inputs, dtype=None):
     """Return a new flow made of the config of another, with its weights.
 
     Args:
       flow: the flow to copy, which is built.
-      points: inputs that the inverse takes, to build the copy with.
-      condition: a condition for them, or `None`.
+      inputs: what the inverse takes, points and perhaps a condition, to build the copy with.
       dtype: floating-point dtype of the copy and of all layers in it; the flow's own when `None`.
 
     Returns:
@@ -22,7 +22,7 @@ def copy_flow(flow, points, condition, dtype=None):
     """
     config = flow.get_config()
     copy = type(flow).from_config(config if dtype is None else _in_dtype(config, dtype))
-    copy.inverse_and_log_det(points, condition)
+    copy.inverse_and_log_det(*inputs)
     made, expected = ([tuple(weight.shape) for weight in f.weights] for f in (copy, flow))
     shared = {id(weight) for weight in copy.weights} & {id(weight) for weight in flow.weights}
     if made != expected or shared:
@@ -39,6 +39,16 @@ def assign_weights(flow, other):
     """Give a flow the weights of another, cast to its dtype."""
     for weight, value in zip(flow.weights, other.weights):
         weight.assign(keras.ops.convert_to_numpy(value))
+
+
+def move_weights(weights):
+    """Move weights a little, always in the same way: by about a tenth of a unit's input."""
+    rng = np.random.default_rng(0)
+    for weight in weights:
+        noise = rng.standard_normal(weight.shape) / np.prod(weight.shape[:-1]) ** 0.5
+        weight.assign_add(0.1 * noise)
+        if weight.constraint is not None:
+            weight.assign(weight.constraint(weight))
 
 
 def _in_dtype(config, dtype):

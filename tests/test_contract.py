@@ -70,7 +70,7 @@ ROWS = [
     ["permutation.py"],
     ["networks/masks.py", "networks/masked.py", "distribution.py", "pipeline.py"],
     ["flow.py"],
-    ["networks/mlp.py", "export.py", "twin.py"],
+    ["networks/mlp.py", "export.py", "twin.py", "round_trip.py"],
     ["networks/made.py", "networks/sequential.py"],
     ["flows/*.py"],
     ["recipes.py"],
