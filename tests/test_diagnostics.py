@@ -350,6 +350,15 @@ def test_saturated_direction(cls):
     assert any("log-det of" in name for name in failed)
 
 
+def test_flat_is_not_saturated():
+    """A steep map before a bounded one loses its inverse to rounding, and underflows far out."""
+    chain = keras_nf.Chain([keras_nf.Scaling(), keras_nf.Logit()])
+    chain.build((None, 2))
+    chain.weights[0].assign([5.0, 5.0])
+    report = check_flow(chain, 0.3 + 0.2 * np.tanh(X))
+    assert "far latents (0 of 16)" in report
+
+
 # Other faults.
 
 
