@@ -16,6 +16,7 @@ if keras.backend.backend() != "tensorflow":
     raise ImportError(_NEEDS_TENSORFLOW.format(keras.backend.backend()))
 
 from keras_nf import datasets
+from keras_nf.diagnostics import check_flow
 from keras_nf.export import export_saved_model
 from keras_nf.flow import Flow
 from keras_nf.flows import (
@@ -55,6 +56,7 @@ __all__ = [
     "Scaling",
     "Standardize",
     "VariationalModel",
+    "check_flow",
     "datasets",
     "export_saved_model",
     "iaf",

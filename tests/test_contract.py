@@ -71,13 +71,13 @@ ROWS = [
     ["permutation.py", "base.py"],
     ["networks/masks.py", "networks/masked.py", "distribution.py", "pipeline.py"],
     ["flow.py"],
-    ["networks/mlp.py", "export.py"],
+    ["networks/mlp.py", "export.py", "twin.py", "round_trip.py"],
     ["networks/made.py", "networks/sequential.py"],
     ["flows/*.py"],
     ["recipes.py"],
     ["model.py"],
     ["variational.py"],
-    ["plot.py"],
+    ["plot.py", "diagnostics.py"],
 ]
 
 MODULES = sorted(
