@@ -10,16 +10,41 @@ _LARGEST_POWER = 1024
 
 
 def traced_by_rank(function):
-    """Return the function as a graph for each choice of ranks, whatever the sizes."""
+    """Return the function as graphs, at most two for each choice of ranks and dtypes.
+
+    The first serves the shapes that it was traced for, the second all others: sizes that differed
+    once are unknown in it.
+    """
     graphs = {}
 
+    def trace(arguments, specs):
+        def of_tensors(*tensors):
+            tensors = iter(tensors)
+            parts = [None if part is None else next(tensors) for part in flat]
+            return function(*tf.nest.pack_sequence_as(arguments, parts))
+
+        flat = tf.nest.flatten(arguments)
+        # Calls of a concrete function do not count as retracing, of which TensorFlow would warn.
+        return tf.function(of_tensors, autograph=False).get_concrete_function(*specs)
+
     def call(*arguments):
-        parts = tf.nest.flatten(arguments)
-        ranks = tuple(None if part is None else np.ndim(part) for part in parts)
-        if ranks not in graphs:
-            # One graph for all would forget the rank.
-            graphs[ranks] = tf.function(function, autograph=False, reduce_retracing=True)
-        return graphs[ranks](*arguments)
+        parts = tf.nest.map_structure(
+            lambda part: None if part is None else tf.convert_to_tensor(part), arguments
+        )
+        tensors = [part for part in tf.nest.flatten(parts) if part is not None]
+        specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
+        is_given = [part is not None for part in tf.nest.flatten(parts)]
+        key = (*is_given, *((spec.shape.rank, spec.dtype) for spec in specs))
+        known = graphs.setdefault(key, [])
+        for own, graph in known:
+            if all(a.is_compatible_with(b) for a, b in zip(own, specs)):
+                return graph(*tensors)
+        if known:
+            specs = [a.most_specific_common_supertype([b]) for a, b in zip(known[-1][0], specs)]
+        graph = trace(parts, specs)
+        del known[1:]
+        known.append((specs, graph))
+        return graph(*tensors)
 
     return call
 
@@ -49,9 +74,7 @@ class CompiledRows:
     """
 
     def __init__(self, function, jit_compile):
-        self._function = function
-        self._options = {"jit_compile": jit_compile, "autograph": False}
-        # One for each size, or TensorFlow would warn of retracing.
+        self._function, self._jit_compile = function, jit_compile
         self._compiled = {}
 
     def __call__(self, x, condition=None):
@@ -68,5 +91,8 @@ class CompiledRows:
         if size > rows:
             repeated = np.minimum(np.arange(size), rows - 1)
             parts = [tf.gather(part, repeated) for part in parts]
-        compiled = self._compiled.setdefault(size, tf.function(self._function, **self._options))
-        return tf.reshape(compiled(*parts)[:rows], x.shape)
+        key = size, len(parts)
+        if key not in self._compiled:
+            graph = tf.function(self._function, jit_compile=self._jit_compile, autograph=False)
+            self._compiled[key] = graph.get_concrete_function(*parts)
+        return tf.reshape(self._compiled[key](*parts)[:rows], x.shape)
