@@ -77,7 +77,7 @@ class FlowDistribution(tfd.TransformedDistribution):
         return tf.reduce_sum(log_det, axis=axes) if axes else log_det
 
     def _log_prob(self, y, **kwargs):
-        base_kwargs, flow_kwargs = self._kwargs_split_fn(kwargs)
+        base_kwargs, flow_kwargs = _split_kwargs(kwargs)
 
         def density(y, condition=None):
             x, log_det = self.bijector.inverse_and_log_det(y, condition=condition)
@@ -104,17 +104,17 @@ class FlowDistribution(tfd.TransformedDistribution):
 
     def _sample_base(self, sample_shape, seed, **kwargs):
         """Draw what the flow then maps to a sample."""
-        base_kwargs, flow_kwargs = self._kwargs_split_fn(kwargs)
+        base_kwargs, flow_kwargs = _split_kwargs(kwargs)
         return self.distribution.sample(
             self._base_sample_shape(sample_shape, flow_kwargs), seed=seed, **base_kwargs
         )
 
     def _call_sample_n(self, sample_shape, seed, **kwargs):
-        _, flow_kwargs = self._kwargs_split_fn(kwargs)
+        _, flow_kwargs = _split_kwargs(kwargs)
         return self.bijector.forward(self._sample_base(sample_shape, seed, **kwargs), **flow_kwargs)
 
     def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
-        base_kwargs, flow_kwargs = self._kwargs_split_fn(kwargs)
+        base_kwargs, flow_kwargs = _split_kwargs(kwargs)
         x, base_log_prob = self.distribution.experimental_sample_and_log_prob(
             self._base_sample_shape(sample_shape, flow_kwargs), seed=seed, **base_kwargs
         )
