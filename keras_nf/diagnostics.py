@@ -238,7 +238,7 @@ def check_flow(flow: Flow, x: Any, condition: Any = None) -> str:
             # Keras puts the reason last, behind the whole config.
             reason = str(error).split("Exception encountered: ")[-1]
             advice = textwrap.shorten(f"{type(error).__name__}: {reason}", 400)
-            name = check.__name__.removeprefix("_check_").replace("_", " ")
+            name = check.__name__.split("_", 2)[-1].replace("_", " ")
             lines.append((f"{name} cannot be checked", np.inf, 0.0, advice))
             if check in _GROUND:
                 subject.notes.append("the checks after that one need it, and were not run.")

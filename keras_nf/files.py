@@ -17,7 +17,7 @@ _OTHER_ARGUMENTS = {
     *("mask", "swap", "order", "permutation", "hidden_units", "units", "parameters", "layers"),
     *("flow", "flows", "conditioner", "build_input_shape", "batch_shape"),
 }
-_OTHER_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+_OTHER_ENDINGS = ("initializer", "regularizer", "constraint")
 
 
 @contextlib.contextmanager

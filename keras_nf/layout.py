@@ -53,7 +53,8 @@ def update_rows(values, row, rows):
 def refuse_forward_mode(what, tensors):
     """Raise an error if forward-mode derivatives, which would be wrong, follow the tensors."""
     # TensorFlow has no public way to ask for them.
-    if forwardprop_util.pack_tangents(tensors).tangents:
+    followed = forwardprop_util.pack_tangents(tensors)
+    if followed.tangents:
         raise NotImplementedError(
             f"{what} has no derivatives in forward mode (tf.autodiff.ForwardAccumulator). Use a "
             "tf.GradientTape; `jacobian` and `batch_jacobian` of one give the same numbers."

@@ -202,7 +202,8 @@ class VariationalModel(FlowModel):
         return self._report(ops.mean(log_q - log_p), log_p - log_q)
 
     def _report(self, loss, bounds):
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(bounds)[0])
+        trackers = {tracker.name: tracker for tracker in self.metrics}
+        trackers["loss"].update_state(loss, sample_weight=tf.shape(bounds)[0])
         self._bound_tracker.update_state(bounds)
         return self.get_metrics_result()
 
