@@ -281,6 +281,8 @@ class FlowModel(keras.Model):
     def _arrays(self, inputs, sample_weight):
         """Return inputs and weights as tensors of the model's dtype, or `None` if not of arrays."""
         x, condition = split_inputs(inputs)
+        if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
+            x = self.flow._to_tensor(x, "inputs", "event_size")
         x = as_arrays(x, self.variable_dtype)
         if condition is not None:
             # An encoder casts by itself.

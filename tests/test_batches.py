@@ -1,12 +1,14 @@
 """One meaning of data, however they come: as arrays of any kind, as datasets, or in a call."""
 
 import keras
+import matplotlib
 import numpy as np
 import pytest
 import tensorflow as tf
 from cases import perturb
 
 import keras_nf
+from keras_nf.plot import plot_density
 
 ROWS = 8
 rng = np.random.default_rng(0)
@@ -96,6 +98,22 @@ def test_all_entrances_agree(case, kind):
     assert history["val_loss"][0] < -np.mean(expected)
 
 
+@pytest.mark.parametrize("enter", ["fit", "evaluate", "predict", "log_prob"])
+def test_ragged_data(enter):
+    model = keras_nf.FlowModel(maf())
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="needs inputs as one array or tensor"):
+        getattr(model, enter)(tf.ragged.constant([[1.0, 2.0, 3.0], [1.0]]))
+
+
+def test_sparse_data():
+    model = model_of("float32", X, None)
+    sparse = tf.sparse.from_dense(np.float32(X))
+    expected = model.log_prob(np.float32(X))
+    np.testing.assert_array_equal(model.log_prob(sparse), expected)
+    np.testing.assert_allclose(model.predict(sparse, verbose=0), expected, rtol=1e-5)
+
+
 def conditional(x):
     return {"x": x, "condition": C[: len(x)]}
 
@@ -181,6 +199,12 @@ def test_single_condition_of_an_encoder():
     for single in (C[0], C[:1]):
         np.testing.assert_allclose(model.log_prob(X, single), whole, rtol=1e-5)
     assert model.sample(5, C[0], seed=0).shape == (5, 3)
+    line = keras_nf.FlowModel(keras_nf.maf(1, layers=1), encoder=encoder)
+    line({"x": X[:, :1], "condition": C})
+    matplotlib.use("Agg")
+    curve = plot_density(line, -3.0, 3.0, condition=C[0], points=9).lines[-1].get_ydata()
+    grid = np.linspace(-3.0, 3.0, 9)[:, None]
+    np.testing.assert_allclose(curve, np.exp(line.log_prob(grid, C[:1])), rtol=1e-5)
     np.testing.assert_array_equal(
         model.sample(5, C[0], seed=0), model.sample(5, C[:1], seed=0)[:, 0]
     )

@@ -808,3 +808,16 @@ def test_symbolic_tensor_outside_of_call(name):
 def test_symbolic_tensor_of_unknown_size():
     with refused("with a known last axis", "(None, None)", "give its size"):
         maf()(keras.Input((None,)))
+
+
+def test_variational_model_takes_no_encoder():
+    flow = keras_nf.planar_flow(2, layers=1)
+    with refused("without a condition and takes no `encoder`", "Leave it out"):
+        keras_nf.VariationalModel(flow, lambda x: x[:, 0], encoder=keras.layers.Dense(2))
+
+
+@pytest.mark.parametrize("name", ["quantile", "cdf"])
+def test_quantiles_and_cdf(name):
+    density = built(maf())(tfd.Independent(tfd.Normal(tf.zeros(EVENT), 1.0), 1))
+    with refused("does not say whether it increases", "from samples", error=NotImplementedError):
+        getattr(density, name)(X[0])
