@@ -359,6 +359,13 @@ def test_flat_is_not_saturated():
     assert "far latents (0 of 16)" in report
 
 
+def test_rounding_is_not_a_one_way_map():
+    """Behind an offset of 1e5, float32 keeps two digits behind the point."""
+    standardize = keras_nf.Standardize()
+    standardize.adapt(1e5 + np.array([[-1.0, -1.0], [1.0, 1.0]]))
+    assert "0 of 24" in check_flow(keras_nf.Invert(standardize), X)
+
+
 # Other faults.
 
 
