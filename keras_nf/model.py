@@ -208,10 +208,8 @@ class FlowModel(keras.Model):
         """Encode a batch of conditions, or a single one, which has an axis less."""
         shape = self._condition_shape
         is_one_tensor = shape is not None and not any(isinstance(s, (tuple, list)) for s in shape)
-        if is_one_tensor and not isinstance(shape, dict):
-            condition = keras.ops.convert_to_tensor(condition)
-            if condition.shape.rank == len(shape) - 1:
-                return self.encoder(condition[None])[0]
+        if is_one_tensor and not isinstance(shape, dict) and np.ndim(condition) == len(shape) - 1:
+            return self.encoder(tf.convert_to_tensor(condition)[None])[0]
         return self.encoder(condition)
 
     def _check_given(self, condition):
