@@ -363,8 +363,10 @@ class FlowModel(keras.Model):
             if self.encoder is None:
                 condition = self.flow._to_tensor(condition, "a condition", "condition_size")
             inputs = {"x": inputs, "condition": condition}
-        if not self.built or not tf.executing_eagerly():
+        if not tf.executing_eagerly():
             return self(inputs)
+        if not self.built:
+            self(inputs)
         return self._graphs_of_now().log_prob(inputs)
 
     def sample(self, n: int, condition: Any = None, seed: Any = None) -> tf.Tensor:

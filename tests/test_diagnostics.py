@@ -74,6 +74,8 @@ def test_flow_without_a_fault_passes():
 
 @rows()
 def test_row_passes(case):
+    # Among others, units of a small network may be dead.
+    keras.utils.set_random_seed(1)
     flow, condition = build(case, "float32"), conditions(case, 4, dtype="float32")
     report = check_flow(flow, data_points(case, 4, dtype="float32"), **condition)
     # A fresh `Standardize` is the identity, and has no weights that are trained.
@@ -233,11 +235,17 @@ class Forgotten(Drawn):
         super().__init__(**kwargs)
         self.factor = factor
 
+    def get_config(self):
+        return {**super().get_config()}
+
 
 @registered
 class Required(Sinh):
     def __init__(self, factor, **kwargs):
         super().__init__(**kwargs)
+
+    def get_config(self):
+        return {**super().get_config()}
 
 
 @registered
@@ -420,7 +428,9 @@ def test_weight_without_a_gradient():
 
 
 def test_batch_of_another_rank():
-    assert failures(OneBatchAxis())[0] == ["a single event", "two batch axes"]
+    failed, text = failures(OneBatchAxis())
+    assert failed == ["calls cannot be checked"]
+    assert "of their batch, float32 ()" in text
 
 
 def test_graph_that_computes_something_else():

@@ -132,7 +132,7 @@ def test_single_column_without_an_axis_for_a_model_that_is_built(name):
 
 def test_dataset_that_is_not_batched():
     rows = tf.data.Dataset.from_tensor_slices(X)
-    with refused("Expected batches of shape (batch, 3)", "Received", "batch the dataset"):
+    with refused("Expected data of shape (batch, event_size)", "shape (3,)", "Batch a dataset"):
         fit(fresh_model(), rows)
 
 

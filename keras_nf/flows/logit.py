@@ -181,14 +181,18 @@ class Logit(Flow):
         # Comparisons with NaN are false.
         return ops.logical_or(y < self._first, y > self._last)
 
+    def _move_to(self, is_moved, end, y):
+        """Return `y`, but `end` where it is moved, with the gradient of `y` everywhere."""
+        return ops.where(is_moved, end + (y - ops.stop_gradient(y)), y)
+
     def forward_and_log_det(self, x, condition=None):
         # Through the nearer end, so that values close to either keep their relative precision.
         from_low = self._low + (ops.sigmoid(x) - self._margin) * self._width
         from_high = self._high - (ops.sigmoid(-x) - self._margin) * self._width
         y = ops.where(x < 0.0, from_low, from_high)
         # Rounding must not leave the support: the density of a draw would be zero.
-        y = ops.where(y < self._first, self._first, y)
-        y = ops.where(y > self._last, self._last, y)
+        y = self._move_to(y < self._first, self._first, y)
+        y = self._move_to(y > self._last, self._last, y)
         log_det = self._log_width - ops.softplus(x) - ops.softplus(-x)
         return y, ops.sum(log_det, axis=-1)
 
