@@ -185,14 +185,16 @@ class FlowModel(keras.Model):
         x, condition = split_inputs(inputs)
         x = self.flow._to_tensor(x, "inputs", "event_size")
         distribution = self.distribution
-        event_shape = distribution.event_shape
+        self._check_positions(x, distribution.event_shape)
+        return distribution.log_prob(x, condition=self._encode(condition))
+
+    def _check_positions(self, x, event_shape):
         if not x.shape[-event_shape.rank : -1].is_compatible_with(event_shape[:-1]):
             raise ValueError(
                 f"Expected data of shape {self._batch_shape()}, as the base function has it. "
                 f"Received: shape {tuple(x.shape)}. Pass whole events, or give the base event "
                 f"shape ({self.flow.event_size},), which makes an event of each position."
             )
-        return distribution.log_prob(x, condition=self._encode(condition))
 
     def _encode(self, condition):
         """Return what the flow sees of a condition, a tensor, or `None` if there is none."""
@@ -358,15 +360,16 @@ class FlowModel(keras.Model):
         Raises:
           ValueError: on a wrong size or dtype, or a missing or unexpected condition.
         """
-        inputs = self.flow._to_tensor(x, "inputs", "event_size")
-        if condition is not None:
-            if self.encoder is None:
-                condition = self.flow._to_tensor(condition, "a condition", "condition_size")
-            inputs = {"x": inputs, "condition": condition}
+        x = self.flow._to_tensor(x, "inputs", "event_size")
+        if condition is not None and self.encoder is None:
+            condition = self.flow._to_tensor(condition, "a condition", "condition_size")
+        inputs = join_inputs(x, condition)
         if not tf.executing_eagerly():
             return self(inputs)
         if not self.built:
             self(inputs)
+        # Before a graph for all sizes, which does not see them.
+        self._check_positions(x, self.distribution.event_shape)
         return self._graphs_of_now().log_prob(inputs)
 
     def sample(self, n: int, condition: Any = None, seed: Any = None) -> tf.Tensor:

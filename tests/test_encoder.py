@@ -171,7 +171,9 @@ def test_saved_model_takes_what_the_encoder_takes(name, tmp_path):
     np.testing.assert_allclose(served["forward"](z=latents, **given)["x"], X, atol=1e-4)
     seed = tf.constant([0, 3])
     draws = served["sample"](n=tf.constant(4), seed=seed, **given)["x"]
-    np.testing.assert_allclose(draws, model.sample(4, condition=condition, seed=seed), **close)
+    # Folds that are steep somewhere stretch the rounding of their weights, which an encoder gives.
+    expected = model.sample(4, condition=condition, seed=seed)
+    np.testing.assert_allclose(draws, expected, rtol=1e-4, atol=1e-4)
     nothing = {"condition": tf.constant(condition[:0])}
     assert served["log_prob"](x=X[:0], **nothing)["log_prob"].shape == (0,)
 
