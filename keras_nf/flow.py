@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras import ops
@@ -92,6 +93,11 @@ def _prepared(method):
         return tf.reshape(y, shape), tf.reshape(log_det, shape[:-1])
 
     return wrapper
+
+
+def mark_unreached(value, log_det):
+    """Return a value that is infinite where a flow, by its log-determinant, does not reach."""
+    return ops.where(log_det[..., None] == -np.inf, np.inf, value)
 
 
 def _have_shape(tensor, shape):

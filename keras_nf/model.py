@@ -368,8 +368,9 @@ class FlowModel(keras.Model):
             return self(inputs)
         if not self.built:
             self(inputs)
-        # Before a graph for all sizes, which does not see them.
-        self._check_positions(x, self.distribution.event_shape)
+        if callable(self.base):
+            # Before a graph for all sizes, which does not see them; a named base has no positions.
+            self._check_positions(x, self.distribution.event_shape)
         return self._graphs_of_now().log_prob(inputs)
 
     def sample(self, n: int, condition: Any = None, seed: Any = None) -> tf.Tensor:

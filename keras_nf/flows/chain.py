@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow import Flow
+from keras_nf.flow import Flow, mark_unreached
 
 __all__ = ["Chain"]
 
@@ -104,7 +102,7 @@ class Chain(Flow):
             return x
         # What a flow does not reach, as a `Logit` beyond its interval, has no latent.
         log_det = x._keras_nf_inverse_log_det
-        marked = ops.where(log_det[..., None] == -np.inf, np.inf, x)
+        marked = mark_unreached(x, log_det)
         marked._keras_nf_inverse_log_det = log_det
         return marked
 

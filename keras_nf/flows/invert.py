@@ -3,11 +3,9 @@
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow import Flow
+from keras_nf.flow import Flow, mark_unreached
 
 __all__ = ["Invert"]
 
@@ -72,7 +70,7 @@ class Invert(Flow):
         if self.is_constant_jacobian:
             return y
         # As the flow's `inverse` alone has it: what the flow does not reach has no latent.
-        return ops.where(log_det[..., None] == -np.inf, np.inf, y)
+        return mark_unreached(y, log_det)
 
     def call(self, inputs, condition=None, return_log_det=False):
         if return_log_det:
