@@ -3,8 +3,6 @@
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from keras_nf.layout import in_chunks
-
 
 class FlowDistribution(tfd.TransformedDistribution):
     """A `tfd.TransformedDistribution` whose density evaluates every network once.
@@ -104,21 +102,8 @@ class FlowDistribution(tfd.TransformedDistribution):
 
     def _log_prob(self, y, **kwargs):
         base_kwargs, flow_kwargs = self._split_kwargs(kwargs)
-
-        def density(y, condition=None):
-            x, log_det = self.bijector.inverse_and_log_det(y, condition=condition)
-            return self.distribution.log_prob(x, **base_kwargs) + self._sum_extra_axes(log_det)
-
-        is_of_each_event = (
-            not base_kwargs
-            and self.distribution.event_shape.rank == 1
-            and self.distribution.batch_shape == ()
-        )
-        if self.bijector._gains_from_chunks and is_of_each_event:
-            # The flow alone would have to write all of x, which the base would read again.
-            y, condition = self.bijector._prepare(y, flow_kwargs.get("condition"))
-            return in_chunks(density, tf.TensorShape([]), y, condition)
-        return density(y, **flow_kwargs)
+        x, log_det = self.bijector.inverse_and_log_det(y, **flow_kwargs)
+        return self.distribution.log_prob(x, **base_kwargs) + self._sum_extra_axes(log_det)
 
     def _draw(self, method, sample_shape, seed, kwargs):
         """Call a method of the base that draws; each condition gets noise of its own."""

@@ -21,7 +21,6 @@ from keras_nf.config import (
     of_known_format,
 )
 from keras_nf.distribution import FlowDistribution
-from keras_nf.layout import in_chunks
 
 __all__ = ["Flow"]
 
@@ -80,9 +79,6 @@ def _prepared(method):
             return self._check_result(method.__name__, x, method(self, x, condition))
 
         if x.shape.rank is not None:
-            if self._gains_from_chunks:
-                shapes = (tf.TensorShape(x.shape[-1:]), tf.TensorShape([]))
-                return in_chunks(evaluate, shapes, x, condition)
             return evaluate(x, condition)
         # A tensor of unknown rank does not even know the size of its last axis.
         shape = tf.shape(x)
@@ -190,9 +186,6 @@ class Flow(tfb.Bijector, keras.layers.Layer):
 
     # Arguments that configs of format 1 leave out, where the default has changed since.
     _MISSING_IN_FORMAT_1: dict[str, Any] = {}
-
-    # Whether large batches go through faster in chunks; `None` if a batch must not be cut.
-    _gains_from_chunks: bool | None = None
 
     # `tf.Module` collects `tf.Variable`s from attributes; Keras's own lists are the truth.
     variables = keras.layers.Layer.variables

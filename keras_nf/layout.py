@@ -3,26 +3,20 @@
 import contextlib
 import contextvars
 import functools
-import os
 
-import numpy as np
 import tensorflow as tf
 from keras import ops
-from tensorflow.python.eager import forwardprop_util, record
+from tensorflow.python.eager import forwardprop_util
 
 __all__ = [
     "feature_major",
     "has_accelerator",
-    "in_chunks",
     "is_portable",
     "portable_operations",
     "refuse_forward_mode",
     "saturate",
     "update_rows",
 ]
-
-# Events that go through a flow at a time on a single core.
-_CHUNK = 1000
 
 _portable = contextvars.ContextVar("portable", default=False)
 
@@ -97,76 +91,3 @@ def feature_major(x):
 @functools.cache
 def has_accelerator():
     return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
-
-
-@functools.cache
-def _count_cores():
-    threads = tf.config.threading.get_intra_op_parallelism_threads()
-    if threads == 0 and hasattr(os, "sched_getaffinity"):
-        threads = len(os.sched_getaffinity(0))
-    return threads or os.cpu_count() or 1
-
-
-def _chunk_rows(rows):
-    """Return how many rows of a batch of known size make a chunk, or `None` for no chunks."""
-    if rows < 2 * _CHUNK or tf.executing_eagerly():
-        return None
-    # Several cores hold a batch in the caches of all, and share the work of small chunks badly.
-    if has_accelerator() or _count_cores() > 1:
-        return None
-    # A gradient is no faster in chunks. TensorFlow has no public way to ask for a tape.
-    if record.could_possibly_record():
-        return None
-    # Rows of values start at the bounds of cache lines.
-    return -(-rows // round(rows / _CHUNK) // 16) * 16
-
-
-def in_chunks(function, shapes, x, condition=None):
-    """Return `function(x, condition)`, of a large batch chunk by chunk.
-
-    On a single core the activations of a chunk stay in the cache, where those of a large batch
-    would leave it between any two operations. Batches stay whole where a tape records.
-
-    Args:
-      function: function of each event alone.
-      shapes: `tf.TensorShape`s of what it returns for one event.
-      x: tensor of shape `(..., size)`. The batch is cut if its shape is known.
-      condition: `None`, or a tensor of the batch shape of `x`.
-    """
-    batch_shape = x.shape[:-1]
-    rows = batch_shape.num_elements()
-    chunk = None if rows is None else _chunk_rows(rows)
-    if chunk is None:
-        return function(x, condition)
-    # The last chunk starts early enough to be full, and only what is new of it counts.
-    starts = np.minimum(np.arange(0, rows, chunk), rows - chunk)
-    new = rows - chunk * (len(starts) - 1)
-
-    def cut(values):
-        columns = tf.transpose(tf.reshape(values, (rows, values.shape[-1])))
-        return lambda start: tf.transpose(tf.slice(columns, [0, start], [columns.shape[0], chunk]))
-
-    def join(values, shape):
-        values = tf.concat(
-            [tf.reshape(values[:-1], (-1, *shape)), values[-1, chunk - new :]], axis=0
-        )
-        return tf.reshape(values, batch_shape + shape)
-
-    # XLA has no gradient of the loop to offer to a tape outside of the compiled function: such a
-    # tape gets that of the whole batch.
-    @tf.recompute_grad
-    def evaluate(*parts):
-        if record.could_possibly_record():
-            return function(*parts)
-        cuts = [cut(part) for part in parts]
-        results = tf.map_fn(
-            lambda start: function(*(part(start) for part in cuts)),
-            tf.constant(starts, tf.int32),
-            parallel_iterations=1,
-            fn_output_signature=tf.nest.map_structure(
-                lambda shape: tf.TensorSpec((chunk, *shape), x.dtype), shapes
-            ),
-        )
-        return tf.nest.map_structure(join, results, shapes)
-
-    return evaluate(*(part for part in (x, condition) if part is not None))

@@ -7,7 +7,7 @@ import pytest
 from tensorflow.python.framework import ops
 
 # Modules without fixtures that outlive a test, whose graphs may be forgotten after each.
-_WITHOUT_FIXTURES = ("test_bijector", "test_chunks", "test_closed_forms", "test_layer", "test_made")
+_WITHOUT_FIXTURES = ("test_bijector", "test_closed_forms", "test_layer", "test_made")
 _count = 0
 
 

@@ -33,8 +33,6 @@ class Autoregressive(Flow):
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
     """
 
-    _gains_from_chunks = True
-
     def __init__(
         self,
         elementwise: Any,

@@ -71,11 +71,6 @@ class Chain(Flow):
     def uses_condition(self):
         return any(flow.uses_condition for flow in self.flows)
 
-    @property
-    def _gains_from_chunks(self):
-        gains = [flow._gains_from_chunks for flow in self.flows]
-        return None if None in gains else any(gains)
-
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
         for flow in self.flows:

@@ -42,8 +42,6 @@ class Coupling(Flow):
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
     """
 
-    _gains_from_chunks = True
-
     def __init__(
         self,
         elementwise: Any,

@@ -50,10 +50,6 @@ class Invert(Flow):
     def uses_condition(self):
         return self.flow.uses_condition
 
-    @property
-    def _gains_from_chunks(self):
-        return self.flow._gains_from_chunks
-
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
         if not self.flow.built:

@@ -105,8 +105,6 @@ class Logit(Flow):
       Estimation. 2017. arXiv:1705.07057
     """
 
-    _gains_from_chunks = False
-
     def __init__(
         self,
         low: float | Sequence[float] = 0.0,

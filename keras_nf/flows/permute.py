@@ -44,8 +44,6 @@ class Permute(Flow):
     [[3.0, 1.0, 2.0]]
     """
 
-    _gains_from_chunks = False
-
     def __init__(
         self,
         permutation: str | Sequence[int] = "reversed",

@@ -136,8 +136,6 @@ class Planar(Flow):
 
     _prefers_xla = True
 
-    _gains_from_chunks = False
-
     def __init__(
         self,
         activation: str = "tanh",

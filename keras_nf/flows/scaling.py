@@ -42,8 +42,6 @@ class Scaling(Flow):
       Estimation. 2014. arXiv:1410.8516
     """
 
-    _gains_from_chunks = False
-
     def __init__(self, *, shift: bool = False, **kwargs: Any) -> None:
         super().__init__(is_constant_jacobian=True, **kwargs)
         self._with_shift = bool(shift)

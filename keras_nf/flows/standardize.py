@@ -191,8 +191,6 @@ class Standardize(Flow):
     [[1.0, 0.0]]
     """
 
-    _gains_from_chunks = False
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(is_constant_jacobian=True, **kwargs)
 
