@@ -1,6 +1,5 @@
 """Configs of flows and models: their format, and the layers that they hold."""
 
-import functools
 import inspect
 import warnings
 
@@ -11,7 +10,6 @@ __all__ = [
     "automatic_arguments",
     "check_format",
     "deserialize",
-    "of_known_format",
     "serialize_layer",
 ]
 
@@ -32,19 +30,6 @@ def check_format(config):
             f"formats up to {FORMAT_VERSION}. Update it: pip install --upgrade keras_nf."
         )
     return config
-
-
-def of_known_format(from_config):
-    """Check the format version before a flow's own `from_config`."""
-
-    @functools.wraps(from_config)
-    def wrapper(cls, config, *args, **kwargs):
-        known = check_format(config)
-        if config.get("format_version") == 1:
-            known = {**cls._MISSING_IN_FORMAT_1, **known}
-        return from_config(cls, known, *args, **kwargs)
-
-    return classmethod(wrapper)
 
 
 def deserialize(config):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_nf.flow import Flow
+from keras_nf.flow.contract import Flow
 from keras_nf.layout import portable_operations
 
 __all__ = ["export_saved_model"]

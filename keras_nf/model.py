@@ -16,7 +16,14 @@ from keras_nf.base import BASES, make_base, numbers_of
 from keras_nf.config import FORMAT_VERSION, check_format, serialize_layer
 from keras_nf.export import export_saved_model
 from keras_nf.files import check_description, describe, replacing
-from keras_nf.flow import BUILDING, Flow
+from keras_nf.flow.arguments import (
+    check_condition,
+    check_floating,
+    title,
+    to_condition,
+    to_events,
+)
+from keras_nf.flow.contract import BUILDING, Flow
 from keras_nf.layout import portable_operations
 from keras_nf.pipeline import (
     as_arrays,
@@ -183,7 +190,7 @@ class FlowModel(keras.Model):
     def call(self, inputs, training=None):
         # Keras hands `training` on to the layers of the encoder.
         x, condition = split_inputs(inputs)
-        x = self.flow._to_tensor(x, "inputs", "event_size")
+        x = to_events(self.flow, x)
         distribution = self.distribution
         self._check_positions(x, distribution.event_shape)
         return distribution.log_prob(x, condition=self._encode(condition))
@@ -204,7 +211,7 @@ class FlowModel(keras.Model):
             condition = self._run_encoder(condition)
         if condition is None:
             return None
-        return self.flow._to_tensor(condition, "a condition", "condition_size")
+        return to_condition(self.flow, condition)
 
     def _run_encoder(self, condition):
         """Encode a batch of conditions, or a single one, which has an axis less."""
@@ -225,14 +232,14 @@ class FlowModel(keras.Model):
     def _check_condition(self, condition):
         if condition is not None and not self.flow.uses_condition:
             raise ValueError(
-                f"No part of {self.flow._title} uses a condition, but one was given. Leave it out, "
+                f"No part of {title(self.flow)} uses a condition, but one was given. Leave it out, "
                 "or use couplings, autoregressive flows, or Planar(amortized=True)."
             )
 
     def _check_batch(self, inputs):
         """Check the shapes of arrays or of a dataset; what Keras says of them later is no help."""
         x, condition = split_inputs(inputs)
-        self.flow._check_floating(x)
+        check_floating(self.flow, x)
         shape = getattr(x, "shape", None)
         if shape is None or tf.TensorShape(shape).rank is None:
             return
@@ -244,7 +251,7 @@ class FlowModel(keras.Model):
             )
         if self.flow.built and shape[-1] not in (None, self.flow.event_size):
             raise ValueError(
-                f"{self.flow._title} was built for data of shape (batch, {self.flow.event_size}). "
+                f"{title(self.flow)} was built for data of shape (batch, {self.flow.event_size}). "
                 f"Received: shape {tuple(shape)}. Pass events of that size, or make a new flow."
             )
         for part in tf.nest.flatten(condition):
@@ -282,7 +289,7 @@ class FlowModel(keras.Model):
         """Return inputs and weights as tensors of the model's dtype, or `None` if not of arrays."""
         x, condition = split_inputs(inputs)
         if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
-            x = self.flow._to_tensor(x, "inputs", "event_size")
+            x = to_events(self.flow, x)
         x = as_arrays(x, self.variable_dtype)
         if condition is not None:
             # An encoder casts by itself.
@@ -326,7 +333,7 @@ class FlowModel(keras.Model):
     def _known_event_size(self):
         if self.flow.event_size is None:
             raise ValueError(
-                f"The event size of {self.flow._title} is not known yet. Build the model first: "
+                f"The event size of {title(self.flow)} is not known yet. Build the model first: "
                 "model.build((None, event_size)), or fit it."
             )
         return self.flow.event_size
@@ -360,9 +367,9 @@ class FlowModel(keras.Model):
         Raises:
           ValueError: on a wrong size or dtype, or a missing or unexpected condition.
         """
-        x = self.flow._to_tensor(x, "inputs", "event_size")
+        x = to_events(self.flow, x)
         if condition is not None and self.encoder is None:
-            condition = self.flow._to_tensor(condition, "a condition", "condition_size")
+            condition = to_condition(self.flow, condition)
         inputs = join_inputs(x, condition)
         if not tf.executing_eagerly():
             return self(inputs)
@@ -398,7 +405,7 @@ class FlowModel(keras.Model):
         self._known_event_size()
         condition = self._encode(condition)
         if self.flow.built:
-            self.flow._check_condition(condition)
+            check_condition(self.flow, None if condition is None else condition.shape)
         graphs = self._graphs_of_now()
         z = graphs.draw(tf.constant(int(n)), two_seeds(seed), condition)
         if not tf.executing_eagerly():

@@ -8,7 +8,8 @@ import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
 
-from keras_nf.flow import Flow
+from keras_nf.flow.arguments import title
+from keras_nf.flow.contract import Flow
 from keras_nf.model import FlowModel
 from keras_nf.seeds import two_seeds
 
@@ -81,7 +82,7 @@ class VariationalModel(FlowModel):
         super().__init__(flow, base, **kwargs)
         if flow.event_size is None:
             raise ValueError(
-                f"The event size of {flow._title} is not known, and no data will tell it. Give it "
+                f"The event size of {title(flow)} is not known, and no data will tell it. Give it "
                 "to the flow, as in keras_nf.Chain([...], event_size=2)."
             )
         self.target_log_prob = target_log_prob

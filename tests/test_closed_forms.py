@@ -24,10 +24,10 @@ def uniform(low, high, dtype="float64"):
 class Exp(keras_nf.Flow):
     """x = exp(z)."""
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         return tf.exp(x), tf.reduce_sum(x, axis=-1)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         x = tf.math.log(y)
         return x, -tf.reduce_sum(x, axis=-1)
 
@@ -39,11 +39,11 @@ class Linear(keras_nf.Flow):
         super().__init__(is_constant_jacobian=True, **kwargs)
         self.matrix = np.asarray(matrix)
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         log_det = np.linalg.slogdet(self.matrix)[1]
         return tf.linalg.matvec(self.matrix, x), self._constant_log_det(x, log_det)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         log_det = np.linalg.slogdet(self.matrix)[1]
         return tf.linalg.matvec(np.linalg.inv(self.matrix), y), self._constant_log_det(y, -log_det)
 

@@ -1,6 +1,7 @@
 """What the two frameworks, the package's layers and its import agree on."""
 
 import ast
+import fnmatch
 import os
 import pathlib
 import subprocess
@@ -60,7 +61,8 @@ def test_colliding_attributes_are_the_known_ones():
 
 @pytest.mark.parametrize("name", COLLISIONS)
 def test_flow_settles_every_collision(name):
-    assert name in vars(keras_nf.Flow)
+    own = [vars(cls) for cls in keras_nf.Flow.__mro__ if cls.__module__.startswith("keras_nf.")]
+    assert any(name in members for members in own)
 
 
 # Imports: a module sees only modules of rows above its own.
@@ -69,8 +71,9 @@ ROWS = [
     ["arguments.py", "config.py", "datasets.py", "elementwise.py", "layout.py", "root.py"],
     ["files.py", "rows.py", "seeds.py"],
     ["permutation.py", "base.py"],
-    ["networks/masks.py", "networks/masked.py", "distribution.py", "pipeline.py"],
-    ["flow.py"],
+    ["networks/masks.py", "networks/masked.py", "flow/arguments.py", "pipeline.py"],
+    ["flow/bijector.py", "flow/distribution.py"],
+    ["flow/contract.py"],
     ["networks/mlp.py", "export.py", "twin.py", "round_trip.py"],
     ["networks/made.py", "networks/sequential.py"],
     ["flows/*.py"],
@@ -91,7 +94,7 @@ def row_of(module):
     return [
         row
         for row, patterns in enumerate(ROWS)
-        if any(pathlib.PurePath(module).match(pattern) for pattern in patterns)
+        if any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
     ]
 
 
@@ -124,7 +127,7 @@ def test_module_imports_from_rows_above_alone(module):
 
 def test_imports_are_read():
     assert imported_modules("networks/mlp.py") == {"layout.py"}
-    assert "flow.py" in imported_modules("flows/planar.py")
+    assert "flow/contract.py" in imported_modules("flows/planar.py")
     assert "networks/made.py" in imported_modules("flows/autoregressive.py")
 
 
@@ -354,13 +357,102 @@ def test_flow_of_a_tensor_is_a_layer_call():
 
 def test_symbolic_tensor_reaches_a_method_that_uses_tensorflow():
     class Cube(keras_nf.Flow):
-        def forward_and_log_det(self, x, condition=None):
+        def _forward_and_log_det(self, x, condition=None):
             return tf.pow(x, 3.0), tf.reduce_sum(tf.math.log(3.0 * tf.square(x)), axis=-1)
 
-        def inverse_and_log_det(self, y, condition=None):
+        def _inverse_and_log_det(self, y, condition=None):
             x = tf.sign(y) * tf.pow(tf.abs(y), 1.0 / 3.0)
             return x, -tf.reduce_sum(tf.math.log(3.0 * tf.square(x)), axis=-1)
 
     inputs = keras.Input((2,))
     model = keras.Model(inputs, Cube()(inputs))
     np.testing.assert_allclose(model(np.array([[2.0, 3.0]], "float32")), [[8.0, 27.0]], rtol=1e-6)
+
+
+# The door.
+
+
+def calls_within(function):
+    """Names of the package's functions that a call runs, in order."""
+    names = []
+
+    def note(frame, event, argument):
+        if event == "call" and str(PACKAGE) in frame.f_code.co_filename:
+            names.append(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return names
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_arguments_are_prepared_once(direction, depth):
+    flow = keras_nf.AffineCoupling(hidden_units=(8,))
+    for _ in range(depth):
+        flow = keras_nf.Chain([flow, keras_nf.Invert(keras_nf.Planar(amortized=True))])
+    x, condition = np.ones((5, 2), "float32"), np.ones((5, 3), "float32")
+    method = getattr(flow, f"{direction}_and_log_det")
+    method(x, condition)
+    names = calls_within(lambda: method(x, condition))
+    assert [names.count(name) for name in ("to_events", "to_condition", "broadcast_batch")] == [
+        1
+    ] * 3
+    # What comes back is checked for each flow.
+    assert names.count("check_result") == 1 + 3 * depth
+
+
+def test_a_density_of_a_chain_makes_few_calls():
+    flow = keras_nf.Chain([keras_nf.AffineCoupling(hidden_units=(8,))])
+    x = np.ones((5, 2), "float32")
+    flow.inverse_and_log_det(x)
+    assert len(calls_within(lambda: flow.inverse_and_log_det(x))) < 80
+
+
+def test_public_directions_are_not_to_be_overridden():
+    with pytest.raises(
+        TypeError, match="Mine must implement `_inverse_and_log_det`, with an under"
+    ):
+
+        class Mine(keras_nf.Flow):
+            def inverse_and_log_det(self, y, condition=None):
+                return y, y[..., 0]
+
+
+MEMBERS = {
+    "size": (lambda: keras_nf.Scaling(), ((None, 3),), "inputs of shape"),
+    "condition": (
+        lambda: keras_nf.AffineCoupling(hidden_units=(4,)),
+        ((None, 2), (None, 3)),
+        "was built with a condition of size 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("hold", [lambda flow: keras_nf.Chain([flow]), keras_nf.Invert])
+@pytest.mark.parametrize(("member", "shapes", "message"), MEMBERS.values(), ids=MEMBERS)
+def test_built_members_of_other_sizes_are_refused(hold, member, shapes, message):
+    flow = member()
+    flow.build(*shapes)
+    with pytest.raises(ValueError, match=f"{flow.name}.*{message}"):
+        hold(flow)(np.ones((5, 2), "float32"))
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [lambda f: keras_nf.Chain([f], dtype="float64"), lambda f: keras_nf.Invert(f, dtype="float64")],
+)
+def test_members_of_another_dtype_are_refused(hold):
+    with pytest.raises(ValueError, match=r"float64, but Scaling '.*' float32"):
+        hold(keras_nf.Scaling(dtype="float32"))
+
+
+def test_a_member_checks_its_own_arguments():
+    chain = keras_nf.Chain(
+        [keras_nf.Scaling(), keras_nf.Scaling(validate_args=True, name="strict")]
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="'strict' received NaN"):
+        chain.forward(np.array([[np.nan, 1.0]], "float32"))

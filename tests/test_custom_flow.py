@@ -18,10 +18,10 @@ class Stretch(keras_nf.Flow):
         super().__init__(**kwargs)
         self.factor = factor * sign
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         return self.factor * x, self._log_det(x)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         return y / self.factor, -self._log_det(y)
 
     def _log_det(self, x):
@@ -35,10 +35,10 @@ class Returning(keras_nf.Flow):
         super().__init__(**kwargs)
         self.result = result
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         return self.result(x)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         return self.result(y)
 
 

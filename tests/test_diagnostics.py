@@ -26,22 +26,22 @@ class Sinh(keras_nf.Flow):
         super().build(inputs_shape, condition_shape)
         self.shift = self.add_weight(shape=(self.event_size,), initializer="zeros")
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         x = x + self.shift
         return ops.sinh(x), ops.sum(ops.log(ops.cosh(x)), axis=-1)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         return ops.arcsinh(y) - self.shift, -0.5 * ops.sum(ops.log1p(y**2), axis=-1)
 
 
 class Elementwise(keras_nf.Flow):
     """A flow without weights, of two functions of a component and the slopes of both."""
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         y, slope = self.push(x)
         return y, ops.sum(ops.log(slope), axis=-1)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         x, slope = self.pull(y)
         return x, ops.sum(ops.log(slope), axis=-1)
 
@@ -90,15 +90,15 @@ def test_row_passes(case):
 
 @registered
 class WrongSign(Sinh):
-    def inverse_and_log_det(self, y, condition=None):
-        x, log_det = super().inverse_and_log_det(y)
+    def _inverse_and_log_det(self, y, condition=None):
+        x, log_det = super()._inverse_and_log_det(y)
         return x, -log_det
 
 
 @registered
 class WrongSigns(WrongSign):
-    def forward_and_log_det(self, x, condition=None):
-        y, log_det = super().forward_and_log_det(x)
+    def _forward_and_log_det(self, x, condition=None):
+        y, log_det = super()._forward_and_log_det(x)
         return y, -log_det
 
 
@@ -123,17 +123,17 @@ def test_wrong_sign_of_both_directions():
 class MissingFactor(keras_nf.Flow):
     """x = 2 z, with the log-determinant of one component, where there are two."""
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         return 2.0 * x, ops.zeros_like(x[..., 0]) + np.log(2.0)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         return y / 2.0, ops.zeros_like(y[..., 0]) - np.log(2.0)
 
 
 @registered
 class Half(Sinh):
-    def forward_and_log_det(self, x, condition=None):
-        y, log_det = super().forward_and_log_det(x)
+    def _forward_and_log_det(self, x, condition=None):
+        y, log_det = super()._forward_and_log_det(x)
         return y, 0.5 * log_det
 
 
@@ -158,7 +158,7 @@ def test_missing_factor_of_the_log_determinant():
 class OneWay(Sinh):
     """The inverse of x + x^3 / 6, which is sinh only near zero."""
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         x = x + self.shift
         return x + x**3 / 6.0, ops.sum(ops.log1p(x**2 / 2.0), axis=-1)
 
@@ -180,11 +180,11 @@ class PlainVariable(Sinh):
         # TensorFlow's own variable is not one of Keras's weights.
         self.lost = tf.Variable(tf.zeros(self.event_size, self.dtype), name="lost")
 
-    def forward_and_log_det(self, x, condition=None):
-        return super().forward_and_log_det(x - self.lost)
+    def _forward_and_log_det(self, x, condition=None):
+        return super()._forward_and_log_det(x - self.lost)
 
-    def inverse_and_log_det(self, y, condition=None):
-        x, log_det = super().inverse_and_log_det(y)
+    def _inverse_and_log_det(self, y, condition=None):
+        x, log_det = super()._inverse_and_log_det(y)
         return x + self.lost, log_det
 
 
@@ -202,11 +202,11 @@ class HiddenLayer(Sinh):
         self.holder = Holder(keras.layers.Dense(self.event_size, dtype=self.dtype_policy))
         self.holder.layer.build((None, 1))
 
-    def forward_and_log_det(self, x, condition=None):
-        return super().forward_and_log_det(x - self.holder.layer(ops.ones_like(x[..., :1])))
+    def _forward_and_log_det(self, x, condition=None):
+        return super()._forward_and_log_det(x - self.holder.layer(ops.ones_like(x[..., :1])))
 
-    def inverse_and_log_det(self, y, condition=None):
-        x, log_det = super().inverse_and_log_det(y)
+    def _inverse_and_log_det(self, y, condition=None):
+        x, log_det = super()._inverse_and_log_det(y)
         return x + self.holder.layer(ops.ones_like(x[..., :1])), log_det
 
 
@@ -218,12 +218,12 @@ class Drawn(Sinh):
         super().__init__(**kwargs)
         self.factor = np.exp(np.random.normal())
 
-    def forward_and_log_det(self, x, condition=None):
-        y, log_det = super().forward_and_log_det(x)
+    def _forward_and_log_det(self, x, condition=None):
+        y, log_det = super()._forward_and_log_det(x)
         return self.factor * y, log_det + self.event_size * np.log(self.factor)
 
-    def inverse_and_log_det(self, y, condition=None):
-        x, log_det = super().inverse_and_log_det(y / self.factor)
+    def _inverse_and_log_det(self, y, condition=None):
+        x, log_det = super()._inverse_and_log_det(y / self.factor)
         return x, log_det - self.event_size * np.log(self.factor)
 
 
@@ -379,29 +379,29 @@ def test_rounding_is_not_a_one_way_map():
 
 @registered
 class Scalar(Sinh):
-    def inverse_and_log_det(self, y, condition=None):
-        x, log_det = super().inverse_and_log_det(y)
+    def _inverse_and_log_det(self, y, condition=None):
+        x, log_det = super()._inverse_and_log_det(y)
         return x, ops.mean(log_det)
 
 
 @registered
 class PerComponent(Sinh):
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         return ops.arcsinh(y) - self.shift, -0.5 * ops.log1p(y**2)
 
 
 @registered
 class Stopped(Sinh):
-    def inverse_and_log_det(self, y, condition=None):
-        return ops.arcsinh(y) - ops.stop_gradient(self.shift), super().inverse_and_log_det(y)[1]
+    def _inverse_and_log_det(self, y, condition=None):
+        return ops.arcsinh(y) - ops.stop_gradient(self.shift), super()._inverse_and_log_det(y)[1]
 
 
 @registered
 class OneBatchAxis(Sinh):
     """Right for a batch; an event by itself gets an axis, and two batch axes become one."""
 
-    def inverse_and_log_det(self, y, condition=None):
-        x, log_det = super().inverse_and_log_det(y)
+    def _inverse_and_log_det(self, y, condition=None):
+        x, log_det = super()._inverse_and_log_det(y)
         return x, ops.reshape(log_det, (-1,))
 
 
@@ -409,8 +409,8 @@ class OneBatchAxis(Sinh):
 class PythonState(Sinh):
     """Counts its calls, and does something else when it is traced."""
 
-    def inverse_and_log_det(self, y, condition=None):
-        x, log_det = super().inverse_and_log_det(y)
+    def _inverse_and_log_det(self, y, condition=None):
+        x, log_det = super()._inverse_and_log_det(y)
         return (x, log_det) if tf.executing_eagerly() else (x + 0.1, log_det)
 
 
@@ -479,9 +479,9 @@ def test_large_batches_cost_what_small_ones_do():
 
     @registered
     class Counting(Sinh):
-        def inverse_and_log_det(self, y, condition=None):
+        def _inverse_and_log_det(self, y, condition=None):
             seen.append(y.shape[0] if y.shape.rank == 2 else 0)
-            return super().inverse_and_log_det(y)
+            return super()._inverse_and_log_det(y)
 
     check_flow(Counting(), np.tile(X, (1000, 1)))
     assert max(filter(None, seen)) == 64

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 import keras_nf
 from keras_nf import FlowModel
+from keras_nf.config import FORMAT_VERSION
 from keras_nf.elementwise import Affine
-from keras_nf.flow import FORMAT_VERSION
 
 DATA = pathlib.Path(__file__).parent / "data"
 EVENT = 4

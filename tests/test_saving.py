@@ -205,10 +205,10 @@ class TestRefusals:
 
     def test_flow_of_a_class_that_is_not_registered(self, tmp_path):
         class Twice(keras_nf.Flow):
-            def forward_and_log_det(self, x, condition=None):
+            def _forward_and_log_det(self, x, condition=None):
                 return 2.0 * x, self._constant_log_det(x, EVENT * np.log(2.0))
 
-            def inverse_and_log_det(self, y, condition=None):
+            def _inverse_and_log_det(self, y, condition=None):
                 return 0.5 * y, self._constant_log_det(y, -EVENT * np.log(2.0))
 
         model = FlowModel(Twice(event_size=EVENT))

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_nf.elementwise import FORMAT_1, Affine, sum_log_derivatives
-from keras_nf.flow import Flow
+from keras_nf.flow.contract import Flow
 from keras_nf.layout import feature_major, saturate
 from keras_nf.networks.made import MADE
 from keras_nf.networks.sequential import solve_sequentially
@@ -64,14 +64,14 @@ class Autoregressive(Flow):
         if not self.conditioner.built:
             self.conditioner.build(inputs_shape, condition_shape)
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         x, restore = feature_major(x)
         if condition is not None:
             condition = saturate(feature_major(condition)[0], self.conditioner.compute_dtype)
         y, log_det = solve_sequentially(self.conditioner, self.elementwise, x, condition)
         return restore(y), restore(log_det)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         y, restore = feature_major(y)
         dtype = self.conditioner.compute_dtype
         if condition is not None:
@@ -138,8 +138,6 @@ class MaskedAutoregressive(Autoregressive):
       Estimation. 2017. arXiv:1705.07057
     """
 
-    _MISSING_IN_FORMAT_1 = FORMAT_1
-
     def __init__(
         self,
         *,
@@ -153,6 +151,10 @@ class MaskedAutoregressive(Autoregressive):
         config = super().get_config()
         del config["elementwise"]
         return {**config, **self.elementwise.get_config()}
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config({**FORMAT_1, **config})
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -200,8 +202,8 @@ class InverseAutoregressive(MaskedAutoregressive):
       Improving Variational Inference with Inverse Autoregressive Flow. 2016. arXiv:1606.04934
     """
 
-    def forward_and_log_det(self, x, condition=None):
-        return super().inverse_and_log_det(x, condition)
+    def _forward_and_log_det(self, x, condition=None):
+        return super()._inverse_and_log_det(x, condition)
 
-    def inverse_and_log_det(self, y, condition=None):
-        return super().forward_and_log_det(y, condition)
+    def _inverse_and_log_det(self, y, condition=None):
+        return super()._forward_and_log_det(y, condition)

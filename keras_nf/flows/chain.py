@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow import Flow, mark_unreached
+from keras_nf.flow.arguments import build_members, check_dtypes
+from keras_nf.flow.contract import Flow
 
 __all__ = ["Chain"]
 
@@ -53,13 +54,7 @@ class Chain(Flow):
         super().__init__(
             is_constant_jacobian=all(flow.is_constant_jacobian for flow in flows), **kwargs
         )
-        for flow in flows:
-            if flow.variable_dtype != self.variable_dtype:
-                raise ValueError(
-                    f"All flows of a chain need the same dtype. The chain has "
-                    f"{self.variable_dtype}, but {flow._title} {flow.variable_dtype}. Pass dtype= "
-                    "to both."
-                )
+        check_dtypes(self, flows)
         self.flows = flows
 
     @property
@@ -71,35 +66,27 @@ class Chain(Flow):
     def uses_condition(self):
         return any(flow.uses_condition for flow in self.flows)
 
+    @property
+    def reaches_everything(self):
+        return all(flow.reaches_everything for flow in self.flows)
+
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        for flow in self.flows:
-            if not flow.built:
-                flow.build(inputs_shape, condition_shape)
+        build_members(self, self.flows, inputs_shape, condition_shape)
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         log_det = self._constant_log_det(x, 0.0) if not self.flows else 0.0
         for flow in self.flows:
-            x, flow_log_det = flow.forward_and_log_det(x, condition)
+            x, flow_log_det = flow._run("forward", x, condition)
             log_det = log_det + flow_log_det
         return x, log_det
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         log_det = self._constant_log_det(y, 0.0) if not self.flows else 0.0
         for flow in reversed(self.flows):
-            y, flow_log_det = flow.inverse_and_log_det(y, condition)
+            y, flow_log_det = flow._run("inverse", y, condition)
             log_det = log_det + flow_log_det
         return y, log_det
-
-    def _inverse(self, y, condition=None):
-        x = super()._inverse(y, condition)
-        if self.is_constant_jacobian:
-            return x
-        # What a flow does not reach, as a `Logit` beyond its interval, has no latent.
-        log_det = x._keras_nf_inverse_log_det
-        marked = mark_unreached(x, log_det)
-        marked._keras_nf_inverse_log_det = log_det
-        return marked
 
     def get_config(self):
         flows = [serialize_layer(flow) for flow in self.flows]

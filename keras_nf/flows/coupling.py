@@ -10,7 +10,8 @@ from keras import ops
 
 from keras_nf.config import serialize_layer
 from keras_nf.elementwise import FORMAT_1, Affine, Shift, sum_log_derivatives
-from keras_nf.flow import Flow
+from keras_nf.flow.arguments import title
+from keras_nf.flow.contract import Flow
 from keras_nf.layout import feature_major, saturate
 from keras_nf.networks.masks import check_partition, partition
 from keras_nf.networks.mlp import MLP, check_hidden_units
@@ -94,7 +95,7 @@ class Coupling(Flow):
         output_shape = tuple(self.conditioner.compute_output_shape(network_shape))
         if output_shape != (None, units):
             raise ValueError(
-                f"The conditioner of {self._title} must map (batch, {network_shape[1]}) to "
+                f"The conditioner of {title(self)} must map (batch, {network_shape[1]}) to "
                 f"(batch, {units}): {self.elementwise.parameters} parameter(s) for each of the "
                 f"{self.event_size - self._kept_size} transformed components. Its output has "
                 f"shape {output_shape}. End it with keras.layers.Dense({units})."
@@ -119,10 +120,10 @@ class Coupling(Flow):
         y = permute(y, invert_permutation(self._by_part))
         return restore(y), restore(sum_log_derivatives(rest, log_derivatives))
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         return self._apply(self.elementwise.forward, x, condition)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         return self._apply(self.elementwise.inverse, y, condition)
 
     def get_config(self):
@@ -238,8 +239,6 @@ class AffineCoupling(Coupling):
       arXiv:1605.08803
     """
 
-    _MISSING_IN_FORMAT_1 = FORMAT_1
-
     def __init__(
         self,
         *,
@@ -253,3 +252,7 @@ class AffineCoupling(Coupling):
         config = super().get_config()
         del config["elementwise"]
         return {**config, **self.elementwise.get_config()}
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config({**FORMAT_1, **config})

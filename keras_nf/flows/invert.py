@@ -5,7 +5,9 @@ from typing import Any
 import keras
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow import Flow, mark_unreached
+from keras_nf.flow.arguments import build_members, check_dtypes
+from keras_nf.flow.bijector import mark_unreached
+from keras_nf.flow.contract import Flow
 
 __all__ = ["Invert"]
 
@@ -44,6 +46,7 @@ class Invert(Flow):
             )
         kwargs.setdefault("dtype", flow.dtype_policy)
         super().__init__(is_constant_jacobian=flow.is_constant_jacobian, **kwargs)
+        check_dtypes(self, [flow])
         self.flow = flow
 
     @property
@@ -52,18 +55,17 @@ class Invert(Flow):
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        if not self.flow.built:
-            self.flow.build(inputs_shape, condition_shape)
+        build_members(self, [self.flow], inputs_shape, condition_shape)
 
-    def forward_and_log_det(self, x, condition=None):
-        return self.flow.inverse_and_log_det(x, condition)
+    def _forward_and_log_det(self, x, condition=None):
+        return self.flow._run("inverse", x, condition)
 
-    def inverse_and_log_det(self, y, condition=None):
-        return self.flow.forward_and_log_det(y, condition)
+    def _inverse_and_log_det(self, y, condition=None):
+        return self.flow._run("forward", y, condition)
 
     def _forward(self, x, condition=None):
         y, log_det = self.forward_and_log_det(x, condition)
-        if self.is_constant_jacobian:
+        if self.flow.reaches_everything:
             return y
         # As the flow's `inverse` alone has it: what the flow does not reach has no latent.
         return mark_unreached(y, log_det)

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_nf.flow import Flow
+from keras_nf.flow.arguments import title
+from keras_nf.flow.contract import Flow
 
 __all__ = ["Logit"]
 
@@ -67,10 +68,10 @@ class Logit(Flow):
     a margin it reaches neither bound, also where rounding would take a draw there. Both directions
     are cheap.
 
-    A value further out has no latent and density zero. `inverse` alone gives infinity for it, which
-    `Standardize.adapt` refuses. `inverse_and_log_det`, from which densities are made, gives the
-    middle of the interval and a log-determinant of -inf: the flows and the base that follow see
-    finite numbers, the density is -inf, and its gradients are finite. NaN stays NaN.
+    An event further out has no latent and density zero. `inverse` alone gives infinity for it,
+    which `Standardize.adapt` refuses. `inverse_and_log_det`, from which densities are made, gives
+    the middle of the interval and a log-determinant of -inf: the flows and the base that follow
+    see finite numbers, the density is -inf, and its gradients are finite. NaN stays NaN.
 
     Args:
       low: lower end of the data; a number, or a sequence with one for each component.
@@ -119,6 +120,10 @@ class Logit(Flow):
         self.low, self.high = _check_ends(low, high)
         self.margin = float(margin)
         self._set_constants()
+
+    @property
+    def reaches_everything(self):
+        return False
 
     def _set_constants(self):
         """Round the interval to the dtype, and find the first and the last number in reach."""
@@ -171,7 +176,7 @@ class Logit(Flow):
         for name, end in (("low", self.low), ("high", self.high)):
             if isinstance(end, tuple) and len(end) != self.event_size:
                 raise ValueError(
-                    f"`{name}` of {self._title} has {len(end)} numbers, but the event has "
+                    f"`{name}` of {title(self)} has {len(end)} numbers, but the event has "
                     f"{self.event_size} components. Give one for each, or a single one for all."
                 )
 
@@ -183,7 +188,7 @@ class Logit(Flow):
         """Return `y`, but `end` where it is moved, with the gradient of `y` everywhere."""
         return ops.where(is_moved, end + (y - ops.stop_gradient(y)), y)
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         # Through the nearer end, so that values close to either keep their relative precision.
         from_low = self._low + (ops.sigmoid(x) - self._margin) * self._width
         from_high = self._high - (ops.sigmoid(-x) - self._margin) * self._width
@@ -194,7 +199,7 @@ class Logit(Flow):
         log_det = self._log_width - ops.softplus(x) - ops.softplus(-x)
         return y, ops.sum(log_det, axis=-1)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         outside = self._is_outside(y)
         p, q = self._distances(ops.where(outside, self._middle, y))
         # A compiler that rounds in another way must not find zero on the edge.
@@ -202,13 +207,6 @@ class Logit(Flow):
         log_q = ops.log(ops.where(q < self._least_q, self._least_q, q))
         log_det = ops.where(outside, -np.inf, self._log_factor - log_p - log_q)
         return log_p - log_q, ops.sum(log_det, axis=-1)
-
-    def _inverse(self, y, condition=None):
-        x = super()._inverse(y, condition)
-        # Alone, a latent must not look like one of a value inside.
-        marked = ops.where(self._is_outside(y), np.inf, x)
-        marked._keras_nf_inverse_log_det = x._keras_nf_inverse_log_det
-        return marked
 
     def get_config(self):
         return {

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_nf.flow import Flow
+from keras_nf.flow.contract import Flow
 from keras_nf.layout import feature_major
 from keras_nf.permutation import (
     check_permutation,
@@ -61,11 +61,11 @@ class Permute(Flow):
             self.permutation, self.event_size, self.seed, "permutation"
         )
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         rows, restore = feature_major(x)
         return restore(permute(rows, self._indices)), self._constant_log_det(x, 0.0)
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         rows, restore = feature_major(y)
         indices = invert_permutation(self._indices)
         return restore(permute(rows, indices)), self._constant_log_det(y, 0.0)

@@ -8,7 +8,8 @@ import tensorflow as tf
 from keras import ops
 
 from keras_nf.arguments import check_count
-from keras_nf.flow import Flow
+from keras_nf.flow.arguments import title
+from keras_nf.flow.contract import Flow
 from keras_nf.layout import feature_major, refuse_forward_mode, saturate, update_rows
 from keras_nf.root import invert_monotone
 from keras_nf.seeds import draw_seed
@@ -166,7 +167,7 @@ class Planar(Flow):
         super().build(inputs_shape, condition_shape)
         if self.amortized and self.condition_size is None:
             raise ValueError(
-                f"{self._title} is amortized and needs a condition of shape (..., condition_size), "
+                f"{title(self)} is amortized and needs a condition of shape (..., condition_size), "
                 "which gives each event its weights. Received: none. Pass `condition=`."
             )
         shape = (self.folds, self.event_size)
@@ -229,7 +230,7 @@ class Planar(Flow):
         # 1 + w^T u_hat h' as a sum of two terms that are not negative.
         return ops.sum(ops.log(slack + excess * slope), axis=0)
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         w, u_hat, b, excess = self._directions(condition)
         x, restore = feature_major(x)
 
@@ -239,7 +240,7 @@ class Planar(Flow):
         v, h = self._solve(-self._earlier(w, u_hat), _along(w, x) + b, closed_form)
         return restore(x + _combine(u_hat, h)), restore(self._log_det(v, excess))
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         # The last fold is undone first.
         w, u_hat, b, excess = (ops.flip(part, axis=0) for part in self._directions(condition))
         y, restore = feature_major(y)

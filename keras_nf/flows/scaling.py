@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_nf.flow import Flow
+from keras_nf.flow.contract import Flow
 
 __all__ = ["Scaling"]
 
@@ -54,11 +54,11 @@ class Scaling(Flow):
         if self._with_shift:
             self.shift = self.add_weight(shape=shape, initializer="zeros", name="shift")
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         log_det = self._constant_log_det(x, ops.sum(self.log_scale))
         return x * ops.exp(self.log_scale) + self.shift, log_det
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         log_det = self._constant_log_det(y, -ops.sum(self.log_scale))
         return (y - self.shift) * ops.exp(-self.log_scale), log_det
 

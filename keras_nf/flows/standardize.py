@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_nf.flow import Flow
+from keras_nf.flow.arguments import check_sizes
+from keras_nf.flow.contract import Flow
 
 __all__ = ["Standardize"]
 
@@ -220,7 +221,7 @@ class Standardize(Flow):
         mean, std = self._check_moments(moments)
         if not self.built:
             self.build((None, len(mean)))
-        self._check_sizes(tf.zeros((1, len(mean))), None)
+        check_sizes(self, tf.TensorShape((1, len(mean))), None)
         self.mean.assign(mean)
         self.std.assign(std)
 
@@ -285,8 +286,8 @@ class Standardize(Flow):
                 raise ValueError(problem.format(np.flatnonzero(is_wrong).tolist()))
         return mean, std
 
-    def forward_and_log_det(self, x, condition=None):
+    def _forward_and_log_det(self, x, condition=None):
         return x * self.std + self.mean, self._constant_log_det(x, ops.sum(ops.log(self.std)))
 
-    def inverse_and_log_det(self, y, condition=None):
+    def _inverse_and_log_det(self, y, condition=None):
         return (y - self.mean) / self.std, self._constant_log_det(y, -ops.sum(ops.log(self.std)))

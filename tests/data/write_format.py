@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import keras_nf
-from keras_nf.flow import FORMAT_VERSION
+from keras_nf.config import FORMAT_VERSION
 
 EVENT, CONDITION, ROWS = 4, 2, 6
 
