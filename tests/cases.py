@@ -474,10 +474,19 @@ CASES = [
 ]
 
 
-def rows(belongs=lambda case: True):
-    """Run a test over the rows that belong to it."""
-    cases = [case for case in CASES if belongs(case)]
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+def rows(belongs=lambda case: True, *, slow=False):
+    """Run a test over the rows that belong to it.
+
+    Of a slow test, all but the first row of each public name are marked as combinations, which a
+    plain run of the tests leaves out.
+    """
+    cases, seen = [case for case in CASES if belongs(case)], set()
+    marked = []
+    for case in cases:
+        marks = [pytest.mark.combinations] if slow and case.public in seen else []
+        marked.append(pytest.param(case, id=case.name, marks=marks))
+        seen.add(case.public)
+    return pytest.mark.parametrize("case", marked)
 
 
 def has_weights(case):

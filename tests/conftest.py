@@ -4,10 +4,9 @@ import gc
 
 import keras
 import pytest
+import tensorflow as tf
 from tensorflow.python.framework import ops
 
-# Modules without fixtures that outlive a test, whose graphs may be forgotten after each.
-_WITHOUT_FIXTURES = ("test_bijector", "test_closed_forms", "test_layer", "test_made")
 _count = 0
 
 
@@ -19,14 +18,14 @@ def forget_graphs():
 
 
 @pytest.fixture(autouse=True)
-def forget_after_a_test(request):
+def forget_after_a_test():
     yield
     global _count
     _count += 1
-    if request.module.__name__.removeprefix("tests.") in _WITHOUT_FIXTURES:
-        forget_graphs()
-        if _count % 100 == 0:
-            gc.collect()
+    forget_graphs()
+    if _count % 20 == 0:
+        # Python does not know how large graphs are, and would wait for many of them.
+        gc.collect()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,3 +34,19 @@ def forget_after_a_module():
     keras.backend.clear_session()
     forget_graphs()
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def without_xla():
+    """For modules that are not about compiled code: graphs, as on a device without XLA.
+
+    A program of XLA takes seconds, and 10 to 80 MB which no process gives back.
+    """
+    compiled = tf.function
+
+    def function(*args, jit_compile=None, **kwargs):
+        return compiled(*args, **kwargs)
+
+    tf.function = function
+    yield
+    tf.function = compiled

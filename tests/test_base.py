@@ -8,6 +8,8 @@ from tensorflow_probability import distributions as tfd
 
 import keras_nf
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 X = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
 VARIABLE = tf.Variable(1.0, name="mean")
 LAYER = keras.layers.Dense(2)

@@ -10,6 +10,8 @@ from cases import perturb
 import keras_nf
 from keras_nf.plot import plot_density
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 ROWS = 8
 rng = np.random.default_rng(0)
 X = rng.normal(size=(ROWS, 3))

@@ -213,7 +213,7 @@ def test_batches_of_any_rank(case, direction, batch):
     assert_all_close((value, log_det), expected)
 
 
-@rows()
+@rows(slow=True)
 @DIRECTIONS
 def test_unknown_batch_size(case, direction):
     flow, x, condition = make(case), points(case, direction, 6), conditions(case, 6)
@@ -229,7 +229,7 @@ def test_unknown_batch_size(case, direction):
     assert_all_close(run(x, *condition.values()), fused(flow, direction)(x, **condition))
 
 
-@rows()
+@rows(slow=True)
 @DIRECTIONS
 def test_unknown_rank(case, direction):
     flow = make(case)
@@ -249,7 +249,7 @@ def test_unknown_rank(case, direction):
 # Compilation.
 
 
-@rows()
+@rows(slow=True)
 @pytest.mark.parametrize(
     ("jit_compile", "dtype"),
     [(False, "float32"), (False, "float64"), (True, "float32")],
@@ -316,7 +316,7 @@ def test_density_integrates_to_one(case):
     assert mass == pytest.approx(1.0, abs=2e-3)
 
 
-@rows()
+@rows(slow=True)
 @THROUGH
 def test_log_prob_is_the_density_of_the_inverse(case, through):
     flow, condition = make(case), conditions(case, 6)
@@ -325,7 +325,7 @@ def test_log_prob_is_the_density_of_the_inverse(case, through):
     assert_close(log_prob(x, condition), density(case, flow, x, **condition))
 
 
-@rows(has_weights)
+@rows(has_weights, slow=True)
 @THROUGH
 def test_log_prob_of_the_same_tensor_follows_the_weights(case, through):
     flow, condition = make(case, seed=1), conditions(case, 6)
@@ -337,7 +337,7 @@ def test_log_prob_of_the_same_tensor_follows_the_weights(case, through):
     assert_close(after, density(case, flow, tf.identity(x), **condition))
 
 
-@rows(has_weights)
+@rows(has_weights, slow=True)
 @DIRECTIONS
 @pytest.mark.parametrize("wrap", [lambda flow: flow, tfb.Invert], ids=["flow", "tfb-invert"])
 def test_maps_of_the_same_tensor_follow_the_weights(case, direction, wrap):
@@ -419,7 +419,7 @@ def assert_reach(case, flow, gradients):
         assert np.any(np.abs(gradient) > 1e-9) == (i not in case.idle), weight.path
 
 
-@rows(has_weights)
+@rows(has_weights, slow=True)
 @THROUGH
 def test_log_prob_reaches_every_weight(case, through):
     flow, condition = make(case), conditions(case, 20)
@@ -440,7 +440,7 @@ def test_sample_reaches_every_weight(case):
     assert_reach(case, flow, gradients_of(flow, loss))
 
 
-@rows(has_weights)
+@rows(has_weights, slow=True)
 @DIRECTIONS
 def test_gradients_through_a_loop_are_those_without(case, direction):
     flow, x, condition = make(case), points(case, direction, 2, 3), conditions(case, 3)
@@ -567,7 +567,7 @@ MODES = pytest.mark.parametrize(
 )
 
 
-@rows(lambda case: case.inverse_evaluations)
+@rows(lambda case: case.inverse_evaluations, slow=True)
 @MODES
 @pytest.mark.parametrize("through", [through_flow, through_tfp], ids=["flow", "tfd"])
 def test_a_density_evaluates_each_network_once(case, mode, through):
@@ -591,7 +591,7 @@ def test_a_sample_with_its_density_evaluates_each_network_once(case, mode):
 # Conditions.
 
 
-@rows(has_condition)
+@rows(has_condition, slow=True)
 @DIRECTIONS
 @pytest.mark.parametrize(
     ("batch", "condition_batch"),

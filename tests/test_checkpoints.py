@@ -11,6 +11,8 @@ from processes import run_python
 import keras_nf
 from keras_nf import FlowModel
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 EVENT, BATCHES, EPOCHS = 3, 4, 4
 X = np.random.default_rng(0).normal(size=(BATCHES * 8, EVENT)).astype("float32")
 

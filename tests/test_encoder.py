@@ -9,6 +9,8 @@ from cases import perturb
 import keras_nf
 from keras_nf import FlowModel
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 EVENT, FEATURES, ROWS = 2, 5, 40
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(ROWS, EVENT)).astype("float32")

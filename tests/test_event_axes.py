@@ -10,6 +10,8 @@ from tensorflow_probability import distributions as tfd
 import keras_nf
 from keras_nf import FlowModel
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 BATCH, POSITIONS, EVENT, CONDITION = 8, 5, 3, 2
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(BATCH, POSITIONS, EVENT)).astype("float32")

@@ -18,6 +18,8 @@ from keras_nf import FlowModel
 from keras_nf.config import FORMAT_VERSION
 from keras_nf.elementwise import Affine
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 DATA = pathlib.Path(__file__).parent / "data"
 EVENT = 4
 X = np.random.default_rng(0).normal(size=(6, EVENT)).astype("float32")

@@ -62,7 +62,7 @@ class KerasChecks(testing.TestCase):
     """Keras's own checks of a layer."""
 
 
-@rows()
+@rows(slow=True)
 def test_keras_checks_of_a_layer(case):
     shapes = {"inputs_shape": (2, case.event_size)}
     if case.condition_size:
@@ -239,7 +239,7 @@ def test_functional_model_of_the_value_and_the_log_det(case):
     assert_identical(model(x), fused(flow, "forward")(x["x"], x.get("condition")))
 
 
-@rows()
+@rows(slow=True)
 def test_functional_models_with_and_without_the_log_det_share_a_flow(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     without = functional(case, flow)
@@ -359,7 +359,7 @@ def assert_trained(case, flow, before):
         assert np.array_equal(weight, old) == (i in case.idle), weight.path
 
 
-@rows(has_weights)
+@rows(has_weights, slow=True)
 def test_fit_of_a_keras_model_changes_every_weight(case):
     flow, x = make(case, "float32"), batch_of(case, 16)
     if case.condition_size:
@@ -372,7 +372,7 @@ def test_fit_of_a_keras_model_changes_every_weight(case):
     assert_trained(case, flow, before)
 
 
-@rows(has_weights)
+@rows(has_weights, slow=True)
 def test_fit_of_a_flow_model_changes_every_weight(case):
     flow = make(case, "float32")
     before = [weight.numpy() for weight in flow.trainable_variables]
