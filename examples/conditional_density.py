@@ -52,7 +52,7 @@ def make_model(head, features, y_train, options):
     flows = [location_scale, standardize]
     if head == "flow":
         # Inverted, so that the density is the closed form and sampling the root search.
-        folds = keras_nf.Planar(layers=options.folds, amortized=True)
+        folds = keras_nf.Planar(folds=options.folds, amortized=True)
         flows = [keras_nf.Invert(folds), *flows]
     model = keras_nf.FlowModel(keras_nf.Chain(flows, event_size=1), encoder=encoder)
     model.build({"x": (None, 1), "condition": (None, features)})

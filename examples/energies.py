@@ -38,9 +38,9 @@ def target_of(name):
 
 
 def make_model(name, arguments):
-    layers, seed = arguments.layers, arguments.seed
+    layers = arguments.layers
     flows = {
-        "planar": lambda: keras_nf.planar_flow(2, layers=layers, seed=seed),
+        "planar": lambda: keras_nf.planar_flow(2, layers=layers),
         "iaf": lambda: keras_nf.iaf(2, layers=layers, hidden_units=(64, 64)),
         "real_nvp": lambda: keras_nf.real_nvp(2, layers=layers, hidden_units=(64, 64)),
     }

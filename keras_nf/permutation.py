@@ -29,6 +29,13 @@ def check_permutation(permutation, argument):
     return tuple(int(i) for i in indices)
 
 
+def reverse(permutation):
+    """Return a checked argument, which is not `"random"`, for the opposite order."""
+    if isinstance(permutation, tuple):
+        return permutation[::-1]
+    return {"sequential": "reversed", "reversed": "sequential"}[permutation]
+
+
 def resolve_permutation(permutation, size, seed, argument):
     """Turn a checked argument into an array of indices, for events of the given size."""
     if isinstance(permutation, tuple):

@@ -9,6 +9,7 @@ from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
 from keras_nf.flows.planar import Planar
 from keras_nf.flows.scaling import Scaling
+from keras_nf.permutation import check_permutation, reverse
 from keras_nf.seeds import draw_seed
 
 Activation = str | Callable[[Any], Any]
@@ -22,7 +23,6 @@ def planar_flow(
     layers: int = 16,
     activation: str = "tanh",
     amortized: bool = False,
-    seed: int | None = None,
     dtype: str | None = None,
     **kwargs: Any,
 ) -> Chain:
@@ -35,7 +35,6 @@ def planar_flow(
       layers: number of folds of its one `Planar`.
       activation: their activation.
       amortized: whether the weights of each event follow from its condition.
-      seed: seed of the initial weights; drawn when `None`.
       dtype: dtype or policy of every layer.
       **kwargs: `validate_args`, `name` of the chain.
 
@@ -48,7 +47,8 @@ def planar_flow(
     >>> keras_nf.planar_flow(event_size=2, layers=8).flows[0].folds
     8
     """
-    planar = Planar(activation, layers=layers, amortized=amortized, seed=seed, dtype=dtype)
+    folds = check_count(layers, "layers")
+    planar = Planar(activation, folds=folds, amortized=amortized, dtype=dtype)
     return Chain([planar], event_size=event_size, dtype=dtype, **kwargs)
 
 
@@ -167,7 +167,7 @@ def maf(
     layers: int = 5,
     hidden_units: Sequence[int] = (128, 128),
     activation: Activation = "relu",
-    order: str = "alternating",
+    order: str | Sequence[int] = "sequential",
     seed: int | None = None,
     log_scale_bound: float | None = 2.0,
     dtype: str | None = None,
@@ -182,8 +182,9 @@ def maf(
       layers: number of `MaskedAutoregressive` layers.
       hidden_units: width of each hidden layer of their networks.
       activation: activation of their networks.
-      order: order of the components: `"alternating"` reverses it from layer to layer, as in the
-        paper; `"random"` draws one for each layer.
+      order: which component comes first, as for the layers: `"sequential"`, `"reversed"`, or a
+        permutation, each reversed from layer to layer, as in the paper; or `"random"`, one for each
+        layer.
       seed: seed of random orders; drawn when `None`.
       log_scale_bound: largest |log-scale| of a layer, in nats.
       dtype: dtype or policy of every layer.
@@ -193,7 +194,7 @@ def maf(
       A `Chain`.
 
     Raises:
-      ValueError: if the order is neither of the two.
+      ValueError: if the order is no permutation of the components.
 
     Example:
 
@@ -212,7 +213,7 @@ def iaf(
     layers: int = 5,
     hidden_units: Sequence[int] = (128, 128),
     activation: Activation = "relu",
-    order: str = "alternating",
+    order: str | Sequence[int] = "sequential",
     seed: int | None = None,
     log_scale_bound: float | None = 2.0,
     dtype: str | None = None,
@@ -227,8 +228,9 @@ def iaf(
       layers: number of `InverseAutoregressive` layers.
       hidden_units: width of each hidden layer of their networks.
       activation: activation of their networks.
-      order: order of the components: `"alternating"` reverses it from layer to layer, as in the
-        paper; `"random"` draws one for each layer.
+      order: which component comes first, as for the layers: `"sequential"`, `"reversed"`, or a
+        permutation, each reversed from layer to layer, as in the paper; or `"random"`, one for each
+        layer.
       seed: seed of random orders; drawn when `None`.
       log_scale_bound: largest |log-scale| of a layer, in nats.
       dtype: dtype or policy of every layer.
@@ -238,7 +240,7 @@ def iaf(
       A `Chain`.
 
     Raises:
-      ValueError: if the order is neither of the two.
+      ValueError: if the order is no permutation of the components.
 
     Example:
 
@@ -264,6 +266,5 @@ def _autoregressive_layers(
     if order == "random":
         seed = draw_seed() if seed is None else seed
         return [flow(order="random", seed=seed + i, **options) for i in range(layers)]
-    if order != "alternating":
-        raise ValueError(f"`order` must be 'alternating' or 'random'. Received: {order!r}.")
-    return [flow(order="reversed" if i % 2 else "sequential", **options) for i in range(layers)]
+    orders = order, reverse(check_permutation(order, "order"))
+    return [flow(order=orders[i % 2], **options) for i in range(layers)]

@@ -139,17 +139,17 @@ CASES = [
     Case("scaling", "Scaling", Scaling, 3, weights=1, affine=True),
     Case("scaling-shift", "Scaling", of(Scaling, shift=True), 3, weights=2, affine=True),
     *(
-        Case(f"planar-{h}", "Planar", of(Planar, activation=h, seed=3), 2, weights=3)
+        Case(f"planar-{h}", "Planar", of(Planar, activation=h), 2, weights=3)
         for h in ("tanh", "sigmoid", "arctan", "softplus", "elu")
     ),
-    Case("planar-single", "Planar", of(Planar, seed=3), 1, weights=3),
-    Case("planar-wide", "Planar", of(Planar, seed=3), 5, weights=3),
-    Case("planar-deep", "Planar", of(Planar, layers=4, seed=3), 3, weights=3),
+    Case("planar-single", "Planar", Planar, 1, weights=3),
+    Case("planar-wide", "Planar", Planar, 5, weights=3),
+    Case("planar-deep", "Planar", of(Planar, folds=4), 3, weights=3),
     *(
         Case(
             f"planar-amortized-{event_size}",
             "Planar",
-            of(Planar, layers=3, amortized=True, seed=3),
+            of(Planar, folds=3, amortized=True),
             event_size,
             weights=4,
             conditional=True,
@@ -320,14 +320,14 @@ CASES = [
     ),
     Case("logit-inverted", "Invert", invert(Logit), 2, base="uniform"),
     Case("chain-empty", "Chain", chain(), 2, affine=True, kept=(0, 1)),
-    Case("chain-single", "Chain", chain(of(Planar, seed=3)), 2, weights=3),
+    Case("chain-single", "Chain", chain(Planar), 2, weights=3),
     Case(
         "chain-nested",
         "Chain",
         chain(
             chain(Scaling, of(AffineCoupling, **SMALL)),
             of(Permute, permutation=(1, 2, 0)),
-            chain(chain(), of(Planar, seed=3)),
+            chain(chain(), Planar),
             Logit,
         ),
         3,
@@ -349,7 +349,7 @@ CASES = [
     Case(
         "chain-conditional",
         "Chain",
-        chain(of(MAF, **SMALL), of(Planar, seed=3), of(AffineCoupling, **SMALL)),
+        chain(of(MAF, **SMALL), Planar, of(AffineCoupling, **SMALL)),
         2,
         weights=12,
         conditional=True,
@@ -358,7 +358,7 @@ CASES = [
         forward_evaluations=None,
     ),
     Case("invert-scaling", "Invert", invert(Scaling), 2, weights=1, affine=True),
-    Case("invert-planar", "Invert", invert(of(Planar, seed=3)), 2, weights=3),
+    Case("invert-planar", "Invert", invert(Planar), 2, weights=3),
     Case(
         "invert-maf",
         "Invert",
@@ -384,7 +384,7 @@ CASES = [
     Case(
         "recipe-planar",
         "planar_flow",
-        of(keras_nf.planar_flow, event_size=2, layers=3, seed=3),
+        of(keras_nf.planar_flow, event_size=2, layers=3),
         2,
         weights=3,
     ),

@@ -56,7 +56,7 @@ MODELS = {
     "uniform-base": (lambda: keras_nf.Invert(keras_nf.Logit()), {"base": "uniform"}),
     "float64": (lambda: keras_nf.maf(EVENT, dtype="float64", **SMALL), {}),
     "mixed": (lambda: keras_nf.real_nvp(EVENT, dtype="mixed_bfloat16", **SMALL), {}),
-    "conditional-planar": (lambda: keras_nf.Planar(layers=2, amortized=True), {}),
+    "conditional-planar": (lambda: keras_nf.Planar(folds=2, amortized=True), {}),
     "conditional-maf": (lambda: keras_nf.maf(EVENT, **SMALL), {}),
     "conditional-real-nvp": (lambda: keras_nf.real_nvp(EVENT, **SMALL), {}),
     "conditional-network": (coupling_with_network, {}),

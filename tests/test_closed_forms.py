@@ -153,7 +153,7 @@ def planar_with(w, u, b, dtype, activation="tanh"):
 def test_planar_layers_are_those_of_a_chain(activation):
     rng = np.random.default_rng(0)
     w, u, b = rng.normal(size=(5, 3)), 3.0 * rng.normal(size=(5, 3)), rng.normal(size=5)
-    deep = keras_nf.Planar(activation, layers=5, dtype="float64")
+    deep = keras_nf.Planar(activation, folds=5, dtype="float64")
     deep.build((None, 3))
     for weight, value in zip(deep.trainable_variables, (w, u, b)):
         weight.assign(value)
@@ -173,7 +173,7 @@ def test_planar_layers_are_those_of_a_chain(activation):
 @pytest.mark.parametrize("direction", ["forward_and_log_det", "inverse_and_log_det"])
 def test_amortized_planar_is_a_planar_for_each_condition(event_size, direction):
     layers, rng = 3, np.random.default_rng(0)
-    amortized = keras_nf.Planar(layers=layers, amortized=True, dtype="float64")
+    amortized = keras_nf.Planar(folds=layers, amortized=True, dtype="float64")
     amortized.build((None, event_size), (None, 2))
     perturb(amortized)
     x, condition = rng.normal(size=(5, event_size)), rng.normal(size=(5, 2))
@@ -181,7 +181,7 @@ def test_amortized_planar_is_a_planar_for_each_condition(event_size, direction):
     size = layers * event_size
     for i in range(5):
         effects = np.split(condition[i] @ amortized.kernel.numpy(), [size, 2 * size])
-        single = keras_nf.Planar(layers=layers, dtype="float64")
+        single = keras_nf.Planar(folds=layers, dtype="float64")
         single.build((None, event_size))
         for weight, shared, effect in zip(single.weights, amortized.weights, effects):
             weight.assign(shared + effect.reshape(weight.shape))
@@ -337,7 +337,7 @@ def test_root_at_an_end_of_the_bracket():
 @pytest.mark.parametrize("along", [-1.5, 4.0], ids=["flat", "steep"])
 def test_derivatives_of_the_planar_inverse(activation, along):
     rng = np.random.default_rng(0)
-    flow = keras_nf.Planar(activation, layers=2, dtype="float64")
+    flow = keras_nf.Planar(activation, folds=2, dtype="float64")
     flow.build((None, 2))
     w = np.array([[0.9, -1.2], [0.5, 0.8]])
     flow.w.assign(w)

@@ -17,6 +17,24 @@ def test_random_orders_differ_from_layer_to_layer(recipe):
     assert len(orders) == 4
 
 
+ORDERS = {
+    "sequential": [0, 1, 2, 3],
+    "reversed": [3, 2, 1, 0],
+    (2, 0, 3, 1): [2, 0, 3, 1],
+}
+
+
+@pytest.mark.parametrize("recipe", [keras_nf.maf, keras_nf.iaf], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("order", [None, *ORDERS], ids=str)
+def test_orders_are_reversed_from_layer_to_layer(recipe, order):
+    options = SMALL if order is None else {"order": order, **SMALL}
+    flow = recipe(4, layers=3, **options)
+    flow.build((None, 4))
+    first = ORDERS[order or "sequential"]
+    orders = [list(layer.conditioner._order) for layer in flow.flows]
+    assert orders == [first, first[::-1], first]
+
+
 @pytest.mark.parametrize("recipe", [keras_nf.nice, keras_nf.real_nvp], ids=lambda f: f.__name__)
 def test_random_masks_differ_from_pair_to_pair(recipe):
     flow = recipe(16, layers=8, mask="random", seed=0, **SMALL)

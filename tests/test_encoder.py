@@ -55,7 +55,7 @@ SINGLE = [name for name in ENCODERS if name != "two inputs"]
 
 
 def amortized():
-    planar = keras_nf.Invert(keras_nf.Planar(layers=2, amortized=True, seed=0))
+    planar = keras_nf.Invert(keras_nf.Planar(folds=2, amortized=True))
     location = keras_nf.MaskedAutoregressive(hidden_units=())
     return keras_nf.Chain([planar, location], event_size=EVENT)
 

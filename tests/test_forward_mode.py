@@ -13,7 +13,7 @@ FLOWS = {
     "random": lambda: keras_nf.real_nvp(3, layers=2, mask="random", **SMALL),
     "maf": lambda: keras_nf.MaskedAutoregressive(**SMALL),
     "iaf": lambda: keras_nf.InverseAutoregressive(**SMALL),
-    "planar": lambda: keras_nf.Planar(layers=3, dtype="float64"),
+    "planar": lambda: keras_nf.Planar(folds=3, dtype="float64"),
     "logit": lambda: keras_nf.Invert(keras_nf.Logit(-9.0, 9.0, dtype="float64")),
 }
 REFUSED = {

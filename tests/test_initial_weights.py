@@ -88,7 +88,7 @@ def test_weights_differ_and_follow_the_global_seed():
 
 
 def test_planar_directions_have_half_the_length_of_a_standard_normal():
-    planar = keras_nf.Planar(layers=5)
+    planar = keras_nf.Planar(folds=5)
     planar.build((None, 8))
     lengths = np.linalg.norm(planar.w, axis=1)
     np.testing.assert_allclose(lengths, np.full(5, 0.5 * np.sqrt(8.0)), rtol=1e-6)

@@ -135,7 +135,7 @@ def random_chain():
     chain = keras_nf.Chain(
         [
             keras_nf.maf(event_size=2, layers=2, hidden_units=(8,)),
-            keras_nf.Planar(seed=1),
+            keras_nf.Planar(),
             keras_nf.real_nvp(event_size=2, layers=2, hidden_units=(8,)),
             standardize,
             keras_nf.Logit(),

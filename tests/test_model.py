@@ -674,7 +674,7 @@ class TestXla:
         ("flow", "options", "expected"),
         [
             (keras_nf.Planar(), {}, True),
-            (keras_nf.Chain([keras_nf.Planar(layers=2), keras_nf.Scaling()]), {}, True),
+            (keras_nf.Chain([keras_nf.Planar(folds=2), keras_nf.Scaling()]), {}, True),
             (keras_nf.Invert(keras_nf.Planar()), {"jit_compile": "auto"}, True),
             (keras_nf.Planar(), {"jit_compile": False}, False),
             (keras_nf.Planar(), {"run_eagerly": True}, False),

@@ -131,7 +131,7 @@ class TestBound:
             assert (a != b).any()
 
     def test_is_below_the_integral_for_a_ring(self):
-        flow = keras_nf.Chain([affine(), keras_nf.Planar(layers=8, seed=0)], event_size=2)
+        flow = keras_nf.Chain([affine(), keras_nf.Planar(folds=8)], event_size=2)
         model = VariationalModel(flow, lambda x: -datasets.u1(x))
         model.compile(keras.optimizers.Adam(1e-2))
         fit(model, batch_size=256, steps_per_epoch=800)

@@ -12,7 +12,6 @@ from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
 from keras_nf.layout import feature_major, refuse_forward_mode, saturate, update_rows
 from keras_nf.root import invert_monotone
-from keras_nf.seeds import draw_seed
 
 __all__ = ["Planar"]
 
@@ -93,7 +92,7 @@ class Planar(Flow):
     keeps w^T u_hat > -1 / max h', so that the map is invertible. The constant c makes m(0) = 0:
     the fold of u = 0 is the identity, and u_hat has no pole at w = 0. In appendix A.1 of the
     paper, where h = tanh and max h' = 1, c is 0, which gives the same maps by other u.
-    `layers` of these follow one another; their products with the event are formed together.
+    `folds` of these follow one another; their products with the event are formed together.
 
     With `amortized=True` each event has weights of its own, an affine function of its condition
     (section 4.2 of the paper, where the condition is the last hidden layer of an encoder).
@@ -106,9 +105,8 @@ class Planar(Flow):
     Args:
       activation: h, one of `"tanh"`, `"sigmoid"`, `"arctan"`, `"softplus"`, `"elu"`: increasing,
         with a known bound of its slope.
-      layers: number of folds, the first next to the base.
+      folds: number of folds, the first next to the base.
       amortized: whether w, u and b depend on the condition.
-      seed: seed of the initial weights; drawn, and kept in the config, when `None`.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Call arguments:
@@ -119,13 +117,13 @@ class Planar(Flow):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if the activation is not one of those above, `layers` is not a positive integer,
+      ValueError: if the activation is not one of those above, `folds` is not a positive integer,
         or an amortized flow is built without a condition.
 
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> planar = keras_nf.Planar(layers=4)
+    >>> planar = keras_nf.Planar(folds=4)
     >>> z = np.array([[0.5, -1.0]], "float32")
     >>> bool(np.allclose(planar.inverse(planar(z)), z, atol=1e-6))
     True
@@ -141,9 +139,8 @@ class Planar(Flow):
         self,
         activation: str = "tanh",
         *,
-        layers: int = 1,
+        folds: int = 1,
         amortized: bool = False,
-        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -153,10 +150,8 @@ class Planar(Flow):
                 f"an increasing function with a known bound of its slope. Received: {activation!r}."
             )
         self.activation = activation
-        # Keras takes `layers` of a layer for a list.
-        self.folds = check_count(layers, "layers")
+        self.folds = check_count(folds, "folds")
         self.amortized = bool(amortized)
-        self.seed = draw_seed() if seed is None else seed
         self._h, self._max_slope = _ACTIVATIONS[activation]
 
     @property
@@ -171,8 +166,8 @@ class Planar(Flow):
                 "which gives each event its weights. Received: none. Pass `condition=`."
             )
         shape = (self.folds, self.event_size)
-        direction = keras.initializers.RandomNormal(stddev=1.0, seed=self.seed)
-        noise = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed + 1)
+        direction = keras.initializers.RandomNormal(stddev=1.0)
+        noise = keras.initializers.RandomNormal(stddev=0.01)
 
         def initial_w(shape, dtype=None):
             # Half as long as a standard normal usually is, so that a fold bends all over the data;
@@ -322,7 +317,14 @@ class Planar(Flow):
         return {
             **super().get_config(),
             "activation": self.activation,
-            "layers": self.folds,
+            "folds": self.folds,
             "amortized": self.amortized,
-            "seed": self.seed,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = {name: value for name, value in config.items() if name != "seed"}
+        if "layers" in config:
+            # Its name in earlier files, which also had a seed of the initial weights.
+            config["folds"] = config.pop("layers")
+        return super().from_config(config)

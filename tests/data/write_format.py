@@ -21,7 +21,7 @@ def every_flow():
     small = {"hidden_units": (6,), "activation": "tanh"}
     return keras_nf.Chain(
         [
-            keras_nf.Planar(layers=2),
+            keras_nf.Planar(folds=2),
             keras_nf.Scaling(),
             keras_nf.AdditiveCoupling(mask="random", **small),
             keras_nf.AffineCoupling(mask="alternating", swap=True, log_scale_bound=3.0, **small),
