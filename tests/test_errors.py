@@ -506,7 +506,7 @@ def test_event_sizes_that_differ_in_a_chain():
 
 
 def test_base_with_a_scalar_event():
-    with refused("event shape (event_size,)", "scalar event", "tfd.Independent"):
+    with refused("event shape (event_size,)", "no event axes", "tfd.Independent"):
         maf()(tfd.Normal(tf.zeros(EVENT), 1.0))
 
 

@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 __all__ = [
+    "at_each_position",
     "broadcast_batch",
     "build_members",
     "check_condition",
@@ -16,7 +17,7 @@ __all__ = [
     "title",
     "to_condition",
     "to_events",
-    "with_known_size",
+    "with_known_sizes",
 ]
 
 
@@ -79,41 +80,59 @@ def check_floating(flow, value):
         )
 
 
+def _words(flow):
+    """Return how errors write the shape of the inputs."""
+    return "(..., event_size)" if flow.event_ndims == 1 else f"(..., {flow.event_ndims} event axes)"
+
+
 def sizes_from(flow, inputs_shape, condition_shape):
-    """Return the sizes of the events and of the condition that a flow is built for."""
-    if len(inputs_shape) == 0 or inputs_shape[-1] is None:
+    """Return the event shape and the size of the condition that a flow is built for."""
+    shape = tuple(inputs_shape[-flow.event_ndims :])
+    if len(shape) < flow.event_ndims or None in shape:
         raise ValueError(
-            f"{title(flow)} needs inputs of shape (..., event_size) with a known last axis. "
+            f"{title(flow)} needs inputs of shape {_words(flow)} with a known last axis. "
             f"Received: shape {tuple(inputs_shape)}. Add an axis for the event, also when it "
             "has a single component, and give its size."
         )
-    if flow.event_size not in (None, inputs_shape[-1]):
+    if flow.event_shape not in (None, shape):
         raise ValueError(
             f"{title(flow)} was made for events of size {flow.event_size}. Received: inputs of "
             f"shape {tuple(inputs_shape)}."
         )
+    shape = tuple(map(int, shape))
     if not flow.uses_condition or condition_shape is None:
-        return int(inputs_shape[-1]), flow.condition_size
+        return shape, flow.condition_size
     if len(condition_shape) == 0 or condition_shape[-1] is None:
         raise ValueError(
             f"{title(flow)} needs a condition of shape (..., condition_size) with a known "
             f"last axis. Received: shape {tuple(condition_shape)}."
         )
-    return int(inputs_shape[-1]), int(condition_shape[-1])
+    return shape, int(condition_shape[-1])
 
 
-def check_sizes(flow, shape, condition_shape):
-    """Refuse shapes, `tf.TensorShape`s or `None`, that a built flow is not for."""
-    if shape.rank is not None and shape[-1] not in (None, flow.event_size):
+def check_sizes(flow, event_shape, shape, condition_shape):
+    """Refuse shapes that a built flow is not for.
+
+    Args:
+      flow: the flow.
+      event_shape: shape of the events that it takes.
+      shape: `tf.TensorShape` of the inputs.
+      condition_shape: `tf.TensorShape` of the condition, or `None`.
+    """
+    ndims = flow.event_ndims
+    if shape.rank is not None and not (
+        shape.rank >= ndims and shape[-ndims:].is_compatible_with(event_shape)
+    ):
+        expected = ", ".join(map(str, event_shape))
         raise ValueError(
-            f"{title(flow)} was built for inputs of shape (..., {flow.event_size}). Received: "
+            f"{title(flow)} was built for inputs of shape (..., {expected}). Received: "
             f"shape {tuple(shape)}. Pass events of that size, or make a new flow."
         )
     check_condition(flow, condition_shape)
     if not flow.uses_condition or condition_shape is None:
         return
     try:
-        tf.broadcast_static_shape(shape[:-1], condition_shape[:-1])
+        tf.broadcast_static_shape(shape[:-ndims], condition_shape[:-1])
     except ValueError:
         raise ValueError(
             f"{title(flow)} needs a condition whose leading axes broadcast against the batch. "
@@ -145,15 +164,26 @@ def check_condition(flow, shape):
         )
 
 
-def build_members(holder, flows, inputs_shape, condition_shape):
-    """Build the flows that a flow holds; those that are built must be of the same sizes."""
+def build_members(holder, flows, shape, condition_shape):
+    """Build the flows that a flow holds, from the base to the data.
+
+    Those that are built must be of the same sizes.
+
+    Args:
+      holder: the flow that holds them, which knows the size of its condition.
+      flows: the flows.
+      shape: shape of the events of the first one.
+      condition_shape: shape of the condition, or `None`.
+    """
+    size = holder.condition_size
+    own_condition = None if size is None else tf.TensorShape([None, size])
     for flow in flows:
         if not flow.built:
-            flow.build(inputs_shape, condition_shape)
-    shape = tf.TensorShape([None, holder.event_size])
-    size = holder.condition_size
-    for flow in flows:
-        check_sizes(flow, shape, None if size is None else tf.TensorShape([None, size]))
+            flow.build((None, *shape), condition_shape)
+        # A flow of fewer axes maps each position, to all of which a condition is the same.
+        inputs_shape = tf.TensorShape([None, *shape[len(shape) - flow.event_ndims :]])
+        check_sizes(flow, flow.event_shape, inputs_shape, own_condition)
+        shape = tuple(flow.forward_event_shape(shape))
 
 
 def check_dtypes(holder, flows):
@@ -167,49 +197,81 @@ def check_dtypes(holder, flows):
             )
 
 
-def with_known_size(flow, x):
-    """Pin an unknown last axis to the event size, for a value of another would broadcast."""
-    if x.shape.rank is None or x.shape[-1] is not None:
+def with_known_sizes(x, event_shape):
+    """Pin unknown axes of an event to their sizes, for a value of another would broadcast."""
+    ndims = len(event_shape)
+    if x.shape.rank is None or x.shape[-ndims:].is_fully_defined():
         return x
-    return tf.ensure_shape(x, (*x.shape[:-1], flow.event_size))
+    return tf.ensure_shape(x, (*x.shape[:-ndims], *event_shape))
 
 
-def broadcast_batch(flow, x, condition):
-    """Broadcast the leading axes of two tensors against each other."""
-    if x.shape[:-1].is_fully_defined() and x.shape[:-1] == condition.shape[:-1]:
+def broadcast_batch(x, event_shape, condition, condition_size):
+    """Broadcast the batch axes of events and of their condition against each other."""
+    ndims = len(event_shape)
+    known, other = x.shape[:-ndims], condition.shape[:-1]
+    if known.is_fully_defined() and known == other:
         return x, condition
-    batch_shape, other = tf.shape(x)[:-1], tf.shape(condition)[:-1]
-    if x.shape.rank == condition.shape.rank and x.shape.rank is not None:
+    static_shape = tf.broadcast_static_shape(known, other)
+    batch_shape, other_shape = tf.shape(x)[:-ndims], tf.shape(condition)[:-1]
+    if known.rank == other.rank and known.rank is not None:
         # ONNX has no operation for the general case.
-        batch_shape = tf.where(tf.equal(batch_shape, 1), other, batch_shape)
+        batch_shape = tf.where(tf.equal(batch_shape, 1), other_shape, batch_shape)
     else:
-        batch_shape = tf.broadcast_dynamic_shape(batch_shape, other)
-    static_shape = tf.broadcast_static_shape(x.shape[:-1], condition.shape[:-1])
+        batch_shape = tf.broadcast_dynamic_shape(batch_shape, other_shape)
 
-    def broadcast(value, size):
-        value = tf.broadcast_to(value, tf.concat([batch_shape, [size]], axis=0))
-        value.set_shape(static_shape.concatenate(size))
+    def broadcast(value, sizes):
+        value = tf.broadcast_to(value, tf.concat([batch_shape, sizes], axis=0))
+        value.set_shape(static_shape.concatenate(sizes))
         return value
 
-    return broadcast(x, flow.event_size), broadcast(condition, flow.condition_size)
+    return broadcast(x, event_shape), broadcast(condition, [condition_size])
 
 
-def check_result(flow, name, x, result):
-    """Return what a flow's own method returned, which must be a value and a log-determinant."""
+def at_each_position(condition, x, flow):
+    """Return the condition of events for a flow that maps each position of them.
+
+    Args:
+      condition: condition of the batch shape of the events.
+      x: the events.
+      flow: the flow, which may have fewer event axes than they.
+    """
+    extra = x.shape.rank - flow.event_ndims - (condition.shape.rank - 1)
+    if extra == 0:
+        return condition
+    size = condition.shape[-1]
+    condition = condition[(..., *[None] * extra, slice(None))]
+    shape = tf.concat([tf.shape(x)[: -flow.event_ndims], [size]], axis=0)
+    spread = tf.broadcast_to(condition, shape)
+    spread.set_shape(x.shape[: -flow.event_ndims].concatenate(size))
+    return spread
+
+
+def check_result(flow, name, x, event_shape, result):
+    """Return what a flow's own method returned, which must be a value and a log-determinant.
+
+    Args:
+      flow: the flow.
+      name: name of the method.
+      x: what it took.
+      event_shape: shape of the events that it must return.
+      result: what it returned.
+    """
     wanted = f"{title(flow)} must return (value, log_det) from `{name}`, of the dtype and shape"
     if not (isinstance(result, (tuple, list)) and len(result) == 2):
         raise ValueError(f"{wanted} of its inputs and of their batch. Received: {result!r}.")
+    batch_shape = x.shape[: -flow.event_ndims]
+    shape = batch_shape.concatenate(event_shape)
     y, log_det = (tf.convert_to_tensor(part, dtype_hint=x.dtype) for part in result)
-    if y.dtype != x.dtype or not _have_shape(y, x.shape):
+    if y.dtype != x.dtype or not _have_shape(y, shape):
         raise ValueError(
-            f"{wanted} of its inputs, {x.dtype.name} {tuple(x.shape)}. Received: a value of "
+            f"{wanted} of its inputs, {x.dtype.name} {tuple(shape)}. Received: a value of "
             f"{y.dtype.name} {tuple(y.shape)}."
         )
-    if log_det.dtype != x.dtype or not _have_shape(log_det, x.shape[:-1]):
+    if log_det.dtype != x.dtype or not _have_shape(log_det, batch_shape):
         raise ValueError(
             f"{wanted} of its inputs and of their batch, {x.dtype.name} "
-            f"{tuple(x.shape[:-1])}. Received: a log-determinant of {log_det.dtype.name} "
-            f"{tuple(log_det.shape)}. Sum log-derivatives over the last axis; give a constant "
+            f"{tuple(batch_shape)}. Received: a log-determinant of {log_det.dtype.name} "
+            f"{tuple(log_det.shape)}. Sum log-derivatives over the event; give a constant "
             "the shape of the batch: ops.zeros_like(x[..., 0]) + constant."
         )
     return y, log_det

@@ -11,7 +11,12 @@ from tensorflow_probability import bijectors as tfb
 
 from keras_nf.flow.arguments import check_floating, title
 
-__all__ = ["LayerBijector", "mark_unreached"]
+__all__ = ["LayerBijector", "mark_unreached", "sum_extra_axes"]
+
+
+def sum_extra_axes(log_det, count):
+    """Sum a log-determinant over the last axes, positions of the events of a flow of fewer axes."""
+    return tf.reduce_sum(log_det, axis=list(range(-count, 0))) if count else log_det
 
 
 class _NoCache:
@@ -43,12 +48,11 @@ class _NoCache:
 class _KnownLogDet:
     """A bijector of which only the log-determinant at one point is asked, and known."""
 
-    def __init__(self, log_det) -> None:
-        self._log_det = log_det
+    def __init__(self, log_det, event_ndims) -> None:
+        self._log_det, self._event_ndims = log_det, event_ndims
 
     def forward_log_det_jacobian(self, x, event_ndims=1):
-        extra_axes = list(range(-(event_ndims - 1), 0))
-        return tf.reduce_sum(self._log_det, axis=extra_axes) if extra_axes else self._log_det
+        return sum_extra_axes(self._log_det, event_ndims - self._event_ndims)
 
 
 def _refusing_integers(method):
@@ -88,15 +92,16 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
     __repr__ = keras.layers.Layer.__repr__
     __str__ = keras.layers.Layer.__str__
 
-    def __init__(self, *, is_constant_jacobian, validate_args, **kwargs) -> None:
+    def __init__(self, *, event_ndims, is_constant_jacobian, validate_args, **kwargs) -> None:
         keras.layers.Layer.__init__(self, **kwargs)
         tfb.Bijector.__init__(
             self,
-            forward_min_event_ndims=1,
+            forward_min_event_ndims=event_ndims,
             is_constant_jacobian=is_constant_jacobian,
             validate_args=validate_args,
             name=self.name,
         )
+        self.event_ndims = event_ndims
         self._has_hidden_variables = False
         self._visible_variables = self._tf_variables = ()
 
@@ -165,6 +170,16 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
         self._freeze_values()
         return super()._forward_dtype(input_dtype, **kwargs)
 
+    def _forward_event_shape_tensor(self, shape):
+        return self._event_shape_tensor(shape, self._image_shape)
+
+    def _inverse_event_shape_tensor(self, shape):
+        return self._event_shape_tensor(shape, self.event_shape)
+
+    def _event_shape_tensor(self, shape, own):
+        """Return an event shape, perhaps with more axes in front, that ends like the flow's own."""
+        return shape if own is None else tf.concat([shape[: -len(own)], own], axis=0)
+
     def _is_increasing(self, **kwargs):
         raise NotImplementedError(
             f"{title(self)} does not say whether it increases, so that the cdf and the quantiles "
@@ -199,9 +214,12 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
                 x, tangent_space, backward_compat=backward_compat, **kwargs
             )
         kwargs.pop("condition", None)
-        return tangent_space.transform_dimension_preserving(x, _KnownLogDet(-log_det), **kwargs)
+        return tangent_space.transform_dimension_preserving(
+            x, _KnownLogDet(-log_det, self.event_ndims), **kwargs
+        )
 
 
 def mark_unreached(value, log_det):
     """Return a value that is infinite where a flow, by its log-determinant, does not reach."""
-    return ops.where(log_det[..., None] == -np.inf, np.inf, value)
+    axes = [None] * (value.shape.rank - log_det.shape.rank)
+    return ops.where(log_det[(..., *axes)] == -np.inf, np.inf, value)

@@ -20,7 +20,7 @@ from keras_nf.flow.arguments import (
     title,
     to_condition,
     to_events,
-    with_known_size,
+    with_known_sizes,
 )
 from keras_nf.flow.bijector import LayerBijector
 from keras_nf.flow.distribution import FlowDistribution
@@ -45,6 +45,9 @@ class Flow(LayerBijector):
     - `build(inputs_shape, condition_shape=None)`, when there are weights, starting with
       `super().build(inputs_shape, condition_shape)`, which sets `event_size`, `condition_size`;
     - the property `uses_condition`, returning true, when a condition changes the result;
+    - `event_ndims=n` for `super().__init__`, when an event has n axes, as an image has three;
+    - `_forward_event_shape(shape)` and `_inverse_event_shape(shape)`, when f changes the shape of
+      an event: each takes and returns a `tf.TensorShape`, whose last `event_ndims` axes count;
     - `get_config()`, when `__init__` takes arguments other than numbers, strings and booleans, and
       those of this class as `**kwargs`.
 
@@ -55,11 +58,16 @@ class Flow(LayerBijector):
     log-determinant of the full batch shape, which is checked. A flow that holds flows may call
     either. `keras_nf.check_flow` tells whether the two agree, and much else.
 
+    A flow acts on the last `event_ndims` axes, and what is left of them is the batch. A flow of
+    fewer axes than an event has maps each position: an image by its channels, for example.
+
     Networks may compute in a lower precision (set `dtype="mixed_float16"` or a global policy);
     the flow's own arithmetic and its log-determinants stay in the variable dtype.
 
     Args:
-      event_size: size of the last axis of the inputs; `None` leaves it to the first call.
+      event_size: size of the last axis of the inputs, for events of one axis; `None` leaves it to
+        the first call.
+      event_ndims: number of axes of an event.
       is_constant_jacobian: whether the map is affine, so that means and entropies of a
         transformed distribution are known in closed form.
       validate_args: whether to stop on NaN or infinite inputs, with an
@@ -68,7 +76,7 @@ class Flow(LayerBijector):
       **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Call arguments:
-      inputs: floating-point tensor of shape `(..., event_size)`.
+      inputs: floating-point tensor of shape `(..., event_size)`, or `(..., *event_shape)`.
       condition: `None`, or a tensor of shape `(..., condition_size)` that broadcasts against the
         batch, of numbers or booleans. Flows without a network ignore it.
       return_log_det: whether to return `(y, log_det)` instead of `y`.
@@ -115,19 +123,34 @@ class Flow(LayerBijector):
         self,
         *,
         event_size: int | None = None,
+        event_ndims: int = 1,
         is_constant_jacobian: bool = False,
         validate_args: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
+            event_ndims=check_count(event_ndims, "event_ndims"),
             is_constant_jacobian=is_constant_jacobian,
             validate_args=validate_args,
             **check_format(kwargs),
         )
-        self.event_size = None if event_size is None else check_count(event_size, "event_size")
-        self.condition_size = None
+        self.event_shape: tuple[int, ...] | None = None
+        if event_size is not None:
+            self.event_shape = (check_count(event_size, "event_size"),)
+            if event_ndims != 1:
+                raise ValueError(
+                    f"`event_size` is for events of one axis, but those of {title(self)} have "
+                    f"{event_ndims}. Received: {event_size!r}. Leave it to the first call."
+                )
+        self._image_shape = self.event_shape
+        self.condition_size: int | None = None
         if validate_args:
             self.supports_jit = False
+
+    @property
+    def event_size(self) -> int | None:
+        """Size of the last axis of an event, `None` while it is not known."""
+        return None if self.event_shape is None else self.event_shape[-1]
 
     @property
     def uses_condition(self) -> bool:
@@ -153,7 +176,8 @@ class Flow(LayerBijector):
 
     def build(self, inputs_shape, condition_shape=None):
         sizes = sizes_from(self, inputs_shape, condition_shape)
-        self.event_size, self.condition_size = sizes
+        self.event_shape, self.condition_size = sizes
+        self._image_shape = tuple(self.forward_event_shape(self.event_shape))
 
     @tf.autograph.experimental.do_not_convert
     def forward_and_log_det(self, x: Any, condition: Any = None) -> tuple[Any, Any]:
@@ -181,21 +205,23 @@ class Flow(LayerBijector):
         condition = self._own(condition)
         if condition is not None:
             condition = to_condition(self, condition)
-        self._build_once(x, condition)
+        self._build_once(direction, x, condition)
         self._freeze_values()
-        check_sizes(self, x.shape, None if condition is None else condition.shape)
-        x = with_known_size(self, x)
+        shape = self._shape_of(direction)
+        check_sizes(self, shape, x.shape, None if condition is None else condition.shape)
+        x = with_known_sizes(x, shape)
         if condition is not None:
-            x, condition = broadcast_batch(self, x, condition)
+            x, condition = broadcast_batch(x, shape, condition, self.condition_size)
         if x.shape.rank is not None:
             return self._run(direction, x, condition)
-        # A tensor of unknown rank does not even know the size of its last axis.
-        shape = tf.shape(x)
-        x = tf.reshape(x, (-1, self.event_size))
+        # A tensor of unknown rank does not even know the sizes of its last axes.
+        batch_shape = tf.shape(x)[: -self.event_ndims]
+        x = tf.reshape(x, (-1, *shape))
         if condition is not None:
             condition = tf.reshape(condition, (-1, self.condition_size))
         y, log_det = self._run(direction, x, condition)
-        return tf.reshape(y, shape), tf.reshape(log_det, shape[:-1])
+        y = tf.reshape(y, tf.concat([batch_shape, y.shape[1:]], axis=0))
+        return y, tf.reshape(log_det, batch_shape)
 
     def _run(self, direction, x, condition):
         """Run a direction on arguments that this flow, or one that holds it, has prepared."""
@@ -205,34 +231,44 @@ class Flow(LayerBijector):
                 f"{title(self)} received NaN or infinite inputs; remove or impute those rows",
             )
         name = f"_{direction}_and_log_det"
-        return check_result(self, name, x, getattr(self, name)(x, self._own(condition)))
+        result = getattr(self, name)(x, self._own(condition))
+        shape = self._shape_of({"forward": "inverse", "inverse": "forward"}[direction])
+        return check_result(self, name, x, shape, result)
+
+    def _shape_of(self, direction):
+        """Return the shape of the events that a direction takes."""
+        return self.event_shape if direction == "forward" else self._image_shape
 
     def _own(self, condition):
         return condition if self.uses_condition else None
 
-    def _build_once(self, x, condition):
+    def _build_once(self, direction, x, condition):
         if self.built:
             return
-        shapes = [None if part is None else (None, *part.shape[-1:]) for part in (x, condition)]
+        shape = tf.TensorShape([None] * self.event_ndims)
+        if x.shape.rank is not None:
+            shape = x.shape[-self.event_ndims :]
+        if direction == "inverse":
+            shape = self.inverse_event_shape(shape)
+        condition_shape = None if condition is None else (None, *condition.shape[-1:])
         with BUILDING:
             if not self.built:
-                self.build(*shapes)
+                self.build((None, *shape), condition_shape)
 
     def _constant_log_det(self, x, value):
         """Give a log-determinant that does not depend on `x` the full batch shape."""
-        return ops.zeros_like(x[..., 0]) + value
+        return ops.zeros_like(x[(..., *[0] * self.event_ndims)]) + value
 
     def call(self, inputs, condition=None, return_log_det=False):
         y, log_det = self.forward_and_log_det(inputs, condition)
         return (y, log_det) if return_log_det else y
 
     def compute_output_shape(self, inputs_shape, condition_shape=None):
-        if condition_shape is None or not self.uses_condition:
-            return tuple(inputs_shape)
-        batch_shape = tf.broadcast_static_shape(
-            tf.TensorShape(inputs_shape[:-1]), tf.TensorShape(condition_shape[:-1])
-        )
-        return (*batch_shape, inputs_shape[-1])
+        batch_shape = tf.TensorShape(inputs_shape[: -self.event_ndims])
+        if condition_shape is not None and self.uses_condition:
+            own = tf.TensorShape(condition_shape[:-1])
+            batch_shape = tf.broadcast_static_shape(batch_shape, own)
+        return (*batch_shape, *self.forward_event_shape(inputs_shape[-self.event_ndims :]))
 
     def compute_output_spec(self, *args, **kwargs):
         # Trace `call`, for its checks and dtypes, as Keras does where no output shape is defined.
@@ -254,7 +290,7 @@ class Flow(LayerBijector):
             **arguments,
             **keras.layers.Layer.get_config(self),
             "format_version": FORMAT_VERSION,
-            "event_size": self.event_size,
+            "event_size": self.event_size if self.event_ndims == 1 else None,
             "validate_args": self.validate_args,
         }
 

@@ -3,6 +3,12 @@
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.flow.bijector import sum_extra_axes
+
+
+def _in_words(shape):
+    return " x ".join(map(str, shape))
+
 
 class FlowDistribution(tfd.TransformedDistribution):
     """A `tfd.TransformedDistribution` whose density evaluates every network once.
@@ -24,23 +30,26 @@ class FlowDistribution(tfd.TransformedDistribution):
       name: name of the distribution.
 
     Raises:
-      ValueError: if the base has no event axis, or another event size or dtype than the flow; or
-        if a condition is bound that the flow does not use.
+      ValueError: if the base has too few event axes, or another event size or dtype than the
+        flow; or if a condition is bound that the flow does not use.
     """
 
     def __init__(self, distribution, bijector, condition=None, validate_args=False, name=None):
         parameters = dict(locals())
-        if distribution.event_shape.rank == 0:
+        ndims = bijector.event_ndims
+        if distribution.event_shape.rank < ndims:
+            shape = "(event_size,)" if ndims == 1 else f"of {ndims} axes"
             raise ValueError(
-                "A flow transforms vectors and needs a base with event shape (event_size,). "
-                f"Received: {distribution}, with a scalar event. Wrap it: "
+                f"The flow needs a base with event shape {shape}. Received: {distribution}, with "
+                f"{distribution.event_shape.rank or 'no'} event axes. Wrap it: "
                 "tfd.Independent(base, reinterpreted_batch_ndims=1) or tfd.Sample(base, size)."
             )
-        base_size, size = distribution.event_shape[-1], bijector.event_size
-        if None not in (base_size, size) and base_size != size:
+        own = distribution.event_shape[-ndims:]
+        if bijector.event_shape is not None and not own.is_compatible_with(bijector.event_shape):
             raise ValueError(
-                f"The base has events of size {base_size}, the flow of size {size}. Give both the "
-                f"same size. Received: {distribution}."
+                f"The base has events of size {_in_words(own)}, the flow of size "
+                f"{_in_words(bijector.event_shape)}. Give both the same size. "
+                f"Received: {distribution}."
             )
         if distribution.dtype != bijector.dtype:
             raise ValueError(
@@ -69,12 +78,12 @@ class FlowDistribution(tfd.TransformedDistribution):
         return super()._parameter_properties(dtype, num_classes=num_classes)
 
     def _extra_axes(self):
-        """Event axes of the base in front of the one that the flow acts on."""
-        return list(range(1 - self.distribution.event_shape.rank, 0))
+        """Return how many event axes of the base lie in front of those that the flow acts on."""
+        return self.distribution.event_shape.rank - self.bijector.event_ndims
 
-    def _sum_extra_axes(self, log_det):
-        axes = self._extra_axes()
-        return tf.reduce_sum(log_det, axis=axes) if axes else log_det
+    def _without_event(self, shape):
+        """Return the batch part of the shape of a condition, which has one event axis more."""
+        return shape[: -1 - self._extra_axes()]
 
     def _split_kwargs(self, kwargs):
         """Send `condition` to the flow, and what TFP calls `*_kwargs` where it belongs."""
@@ -90,20 +99,22 @@ class FlowDistribution(tfd.TransformedDistribution):
         if self._condition is None:
             return batch_shape
         condition = tf.convert_to_tensor(self._condition)
-        own = condition.shape[: -self.distribution.event_shape.rank]
+        own = self._without_event(condition.shape)
         return tf.broadcast_static_shape(batch_shape, own)
 
     def _batch_shape_tensor(self, **kwargs):
         batch_shape = super()._batch_shape_tensor(**kwargs)
         if self._condition is None:
             return batch_shape
-        own = tf.shape(self._condition)[: -self.distribution.event_shape.rank]
+        own = self._without_event(tf.shape(self._condition))
         return tf.broadcast_dynamic_shape(batch_shape, own)
 
     def _log_prob(self, y, **kwargs):
         base_kwargs, flow_kwargs = self._split_kwargs(kwargs)
         x, log_det = self.bijector.inverse_and_log_det(y, **flow_kwargs)
-        return self.distribution.log_prob(x, **base_kwargs) + self._sum_extra_axes(log_det)
+        return self.distribution.log_prob(x, **base_kwargs) + sum_extra_axes(
+            log_det, self._extra_axes()
+        )
 
     def _draw(self, method, sample_shape, seed, kwargs):
         """Call a method of the base that draws; each condition gets noise of its own."""
@@ -111,7 +122,7 @@ class FlowDistribution(tfd.TransformedDistribution):
         base = self.distribution
         if "condition" in flow_kwargs:
             condition = tf.convert_to_tensor(flow_kwargs["condition"])
-            batch_shape = tf.shape(condition)[: -base.event_shape.rank]
+            batch_shape = self._without_event(tf.shape(condition))
             if base.batch_shape == ():
                 sample_shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
                 sample_shape = tf.concat([sample_shape, batch_shape], axis=0)
@@ -132,4 +143,4 @@ class FlowDistribution(tfd.TransformedDistribution):
             "experimental_sample_and_log_prob", sample_shape, seed, kwargs
         )
         y, log_det = self.bijector.forward_and_log_det(x, **flow_kwargs)
-        return y, base_log_prob - self._sum_extra_axes(log_det)
+        return y, base_log_prob - sum_extra_axes(log_det, self._extra_axes())

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow.arguments import build_members, check_dtypes
+from keras_nf.flow.arguments import at_each_position, build_members, check_dtypes
+from keras_nf.flow.bijector import sum_extra_axes
 from keras_nf.flow.contract import Flow
 
 __all__ = ["Chain"]
@@ -52,7 +53,9 @@ class Chain(Flow):
                 f"Received: {flows!r}. Use tfb.Chain for other TFP bijectors."
             )
         super().__init__(
-            is_constant_jacobian=all(flow.is_constant_jacobian for flow in flows), **kwargs
+            event_ndims=max((flow.event_ndims for flow in flows), default=1),
+            is_constant_jacobian=all(flow.is_constant_jacobian for flow in flows),
+            **kwargs,
         )
         check_dtypes(self, flows)
         self.flows = flows
@@ -72,21 +75,32 @@ class Chain(Flow):
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        build_members(self, self.flows, inputs_shape, condition_shape)
+        build_members(self, self.flows, self.event_shape, condition_shape)
+
+    def _forward_event_shape(self, shape):
+        for flow in self.flows:
+            shape = flow.forward_event_shape(shape)
+        return shape
+
+    def _inverse_event_shape(self, shape):
+        for flow in reversed(self.flows):
+            shape = flow.inverse_event_shape(shape)
+        return shape
 
     def _forward_and_log_det(self, x, condition=None):
-        log_det = self._constant_log_det(x, 0.0) if not self.flows else 0.0
-        for flow in self.flows:
-            x, flow_log_det = flow._run("forward", x, condition)
-            log_det = log_det + flow_log_det
-        return x, log_det
+        return self._through("forward", self.flows, x, condition)
 
     def _inverse_and_log_det(self, y, condition=None):
-        log_det = self._constant_log_det(y, 0.0) if not self.flows else 0.0
-        for flow in reversed(self.flows):
-            y, flow_log_det = flow._run("inverse", y, condition)
-            log_det = log_det + flow_log_det
-        return y, log_det
+        return self._through("inverse", reversed(self.flows), y, condition)
+
+    def _through(self, direction, flows, x, condition):
+        log_det = self._constant_log_det(x, 0.0) if not self.flows else 0.0
+        for flow in flows:
+            own = None if condition is None else at_each_position(condition, x, flow)
+            x, flow_log_det = flow._run(direction, x, own)
+            extra_axes = self.event_ndims - flow.event_ndims
+            log_det = log_det + sum_extra_axes(flow_log_det, extra_axes)
+        return x, log_det
 
     def get_config(self):
         flows = [serialize_layer(flow) for flow in self.flows]

@@ -45,7 +45,9 @@ class Invert(Flow):
                 "bijectors."
             )
         kwargs.setdefault("dtype", flow.dtype_policy)
-        super().__init__(is_constant_jacobian=flow.is_constant_jacobian, **kwargs)
+        super().__init__(
+            event_ndims=flow.event_ndims, is_constant_jacobian=flow.is_constant_jacobian, **kwargs
+        )
         check_dtypes(self, [flow])
         self.flow = flow
 
@@ -55,7 +57,13 @@ class Invert(Flow):
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        build_members(self, [self.flow], inputs_shape, condition_shape)
+        build_members(self, [self.flow], self._image_shape, condition_shape)
+
+    def _forward_event_shape(self, shape):
+        return self.flow.inverse_event_shape(shape)
+
+    def _inverse_event_shape(self, shape):
+        return self.flow.forward_event_shape(shape)
 
     def _forward_and_log_det(self, x, condition=None):
         return self.flow._run("inverse", x, condition)

@@ -221,7 +221,7 @@ class Standardize(Flow):
         mean, std = self._check_moments(moments)
         if not self.built:
             self.build((None, len(mean)))
-        check_sizes(self, tf.TensorShape((1, len(mean))), None)
+        check_sizes(self, self.event_shape, tf.TensorShape((1, len(mean))), None)
         self.mean.assign(mean)
         self.std.assign(std)
 
