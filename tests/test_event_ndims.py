@@ -54,7 +54,7 @@ class DepthToSpace(keras_nf.Flow):
 
 @keras.saving.register_keras_serializable("event_ndims_tests")
 class Brightness(keras_nf.Flow):
-    """x = z + (sum of z) / 10: every pixel depends on every other; the determinant is 1 + n / 10."""
+    """x = z + (sum of z) / 10, of which the determinant is 1 + n / 10 for n numbers."""
 
     def __init__(self, **kwargs):
         super().__init__(event_ndims=3, is_constant_jacobian=True, **kwargs)
