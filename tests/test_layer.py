@@ -192,7 +192,7 @@ def test_keras_file_gives_the_same_bits(case, tmp_path):
     assert_identical(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
 
 
-@rows()
+@rows(slow=True)
 def test_weights_file_gives_the_same_bits(case, tmp_path):
     model = functional(case, make(case, "float32", seed=1), return_log_det=True)
     model.save_weights(tmp_path / "model.weights.h5")
@@ -272,7 +272,7 @@ def test_keras_describes_models(case):
     assert f"{model.count_params():,}" in "".join(lines)
 
 
-@rows()
+@rows(slow=True)
 def test_symbolic_arithmetic_on_the_inputs(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     inputs = symbolic(case)
@@ -303,7 +303,7 @@ def same_weights(case, dtype, flow):
     return other
 
 
-@rows()
+@rows(slow=True)
 @DIRECTIONS
 @POLICIES
 def test_mixed_precision_keeps_values_and_log_dets_in_float32(case, direction, policy):
@@ -313,7 +313,7 @@ def test_mixed_precision_keeps_values_and_log_dets_in_float32(case, direction, p
     assert {keras.backend.standardize_dtype(w.dtype) for w in flow.weights} <= {"float32"}
 
 
-@rows()
+@rows(slow=True)
 @DIRECTIONS
 @POLICIES
 def test_mixed_precision_is_close_to_float32(case, direction, policy):
