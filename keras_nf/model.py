@@ -23,7 +23,8 @@ from keras_nf.flow.arguments import (
     to_condition,
     to_events,
 )
-from keras_nf.flow.contract import BUILDING, Flow
+from keras_nf.flow.contract import Flow
+from keras_nf.flow.door import BUILDING
 from keras_nf.layout import portable_operations
 from keras_nf.pipeline import (
     as_arrays,

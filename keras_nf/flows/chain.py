@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow.arguments import at_each_position, build_members, check_dtypes
+from keras_nf.flow.arguments import build_members, check_dtypes
+from keras_nf.flow.batch import at_each_position
 from keras_nf.flow.bijector import sum_extra_axes
 from keras_nf.flow.contract import Flow
 
