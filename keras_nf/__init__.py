@@ -32,10 +32,9 @@ from keras_nf.flows import (
     Scaling,
     Standardize,
 )
-from keras_nf.model import FlowModel
+from keras_nf.models import FlowModel, VariationalModel
 from keras_nf.networks import MADE, MLP
 from keras_nf.recipes import iaf, maf, nice, planar_flow, real_nvp
-from keras_nf.variational import VariationalModel
 
 __version__ = "0.1.0"
 

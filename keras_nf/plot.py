@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_nf.model import FlowModel
+from keras_nf.models.flow_model import FlowModel
 
 __all__ = ["plot_density"]
 

@@ -10,7 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
-from keras_nf.model import FlowModel
+from keras_nf.models.flow_model import FlowModel
 from keras_nf.seeds import two_seeds
 
 __all__ = ["VariationalModel"]

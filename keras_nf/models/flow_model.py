@@ -15,7 +15,6 @@ from keras_nf.arguments import check_count
 from keras_nf.base import BASES, make_base, numbers_of
 from keras_nf.config import FORMAT_VERSION, check_format, serialize_layer
 from keras_nf.export import export_saved_model
-from keras_nf.files import check_description, describe, replacing
 from keras_nf.flow.arguments import (
     check_condition,
     check_floating,
@@ -25,7 +24,8 @@ from keras_nf.flow.arguments import (
 )
 from keras_nf.flow.contract import BUILDING, Flow
 from keras_nf.layout import portable_operations
-from keras_nf.pipeline import (
+from keras_nf.models.files import check_description, describe, replacing
+from keras_nf.models.pipeline import (
     as_arrays,
     count_rows,
     join_inputs,
@@ -34,7 +34,7 @@ from keras_nf.pipeline import (
     split_inputs,
     split_rows,
 )
-from keras_nf.rows import CompiledRows, traced_by_rank
+from keras_nf.models.rows import CompiledRows, traced_by_rank
 from keras_nf.seeds import two_seeds
 
 __all__ = ["FlowModel"]

@@ -1,0 +1,6 @@
+"""Densities that train: from data by `FlowModel`, from a function by `VariationalModel`."""
+
+from keras_nf.models.flow_model import FlowModel
+from keras_nf.models.variational import VariationalModel
+
+__all__ = ["FlowModel", "VariationalModel"]
