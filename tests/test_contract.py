@@ -78,8 +78,9 @@ ROWS = [
     ["networks/made.py", "networks/sequential.py"],
     ["flows/*.py"],
     ["recipes.py"],
-    ["models/flow_model.py"],
-    ["models/variational.py"],
+    ["models/batches.py"],
+    ["models/density.py"],
+    ["models/flow_model.py", "models/variational.py"],
     ["plot.py", "diagnostics.py"],
 ]
 

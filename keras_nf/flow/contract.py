@@ -99,9 +99,6 @@ class Flow(LayerBijector):
     [[2.0, 1.0]]
     """
 
-    # Whether XLA shortens a step of `FlowModel.fit` by so much that it is the default on a CPU too.
-    _prefers_xla = False
-
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         for name in ("forward_and_log_det", "inverse_and_log_det"):

@@ -7,9 +7,15 @@ import os
 import pathlib
 import zlib
 
+import keras
 import numpy as np
 
-__all__ = ["check_description", "describe", "replacing"]
+from keras_nf.config import FORMAT_VERSION, check_format, serialize_layer
+
+__all__ = ["StoredModel"]
+
+# Name of the description of the model among the weights in a file.
+_DESCRIPTION = "structure"
 
 # Arguments that leave the meaning of the weights alone, or show in their shapes or in the order.
 _OTHER_ARGUMENTS = {
@@ -20,9 +26,87 @@ _OTHER_ARGUMENTS = {
 _OTHER_ENDINGS = ("initializer", "regularizer", "constraint")
 
 
+class StoredModel(keras.Model):
+    """Model of a `flow` and an `encoder` with files that say what their weights mean."""
+
+    # Arguments that may be functions of the user's own.
+    _FUNCTIONS: tuple[str, ...] = ("base",)
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Write the model to a file: `keras.Model.save`, which keeps the old one until it is done.
+
+        Args:
+          filepath: path that ends with `.keras`.
+          overwrite: whether to replace an existing file without asking.
+          **kwargs: the other arguments of `keras.Model.save`.
+        """
+        with _new_file(filepath, ".keras", overwrite, kwargs) as new:
+            super().save(new, overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """Write the weights to a file: `keras.Model.save_weights`, which keeps the old one so long.
+
+        Args:
+          filepath: path that ends with `.weights.h5`.
+          overwrite: whether to replace an existing file without asking.
+          **kwargs: the other arguments of `keras.Model.save_weights`.
+        """
+        with _new_file(filepath, ".weights.h5", overwrite, kwargs) as new:
+            super().save_weights(new, overwrite, **kwargs)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.flow.built:
+            store[_DESCRIPTION] = np.frombuffer(_describe(self), "uint8")
+
+    def load_own_variables(self, store):
+        own = {name: store[name] for name in store.keys() if name != _DESCRIPTION}  # noqa: SIM118
+        super().load_own_variables(own)
+        if _DESCRIPTION in store.keys():  # noqa: SIM118
+            _check_description(np.asarray(store[_DESCRIPTION]).tobytes(), self)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "format_version": FORMAT_VERSION,
+            "flow": serialize_layer(self.flow),
+            "encoder": serialize_layer(self.encoder),
+            **{name: _serialize(getattr(self, name), name) for name in self._FUNCTIONS},
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = check_format(config)
+        for name in cls._FUNCTIONS:
+            _check_known(config.get(name), name, custom_objects)
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if not config:
+            return config
+        del config["loss"]
+        return {**config, "jit_compile": self.jit_compile}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self._build_optimizer()
+
+    def _build_optimizer(self):
+        with self.distribute_strategy.scope():
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+
+
 @contextlib.contextmanager
-def replacing(path, suffix):
-    """Give the path of a file to be written, which replaces the one at `path` when it is whole."""
+def _new_file(filepath, suffix, overwrite, options):
+    """Give the path to write to: one beside a single local file, replaced when the new is whole."""
+    path = str(filepath)
+    asks = not overwrite and os.path.exists(path)
+    if asks or options or "://" in path or not path.endswith(suffix):
+        yield filepath
+        return
     path = pathlib.Path(os.path.realpath(path))
     new = path.with_name(f".{os.getpid()}.{path.name.removesuffix(suffix)}{suffix}")
     try:
@@ -34,7 +118,35 @@ def replacing(path, suffix):
         new.unlink(missing_ok=True)
 
 
-def describe(model):
+def _serialize(function, name):
+    """Return the config of a function of the user's own, or of the name of one of ours."""
+    if not callable(function):
+        return function
+    if keras.saving.get_registered_name(function) == getattr(function, "__name__", None):
+        raise ValueError(
+            f"The {name} {function!r} is not registered, so that a saved model could not be "
+            "loaded. Decorate the function with "
+            "@keras.saving.register_keras_serializable('your_package')."
+        )
+    return keras.saving.serialize_keras_object(function)
+
+
+def _check_known(function, name, custom_objects):
+    """Refuse the config of a function that is not registered in this program."""
+    if not isinstance(function, dict):
+        return
+    known = function.get(
+        "config" if function.get("class_name") == "function" else "registered_name"
+    )
+    if keras.saving.get_registered_object(known, custom_objects) is None:
+        raise ValueError(
+            f"The {name} of this model is a function registered as {known!r}, which is not "
+            "known here. Import the module that registers it with "
+            "@keras.saving.register_keras_serializable before loading."
+        )
+
+
+def _describe(model):
     """Say what decides the meaning of a model's weights, as the bytes of a JSON list.
 
     Each entry has a few words, with the shapes of the weights and the order of the components, and
@@ -43,14 +155,14 @@ def describe(model):
     layers = [*model.flow._flatten_layers()]
     if model.encoder is not None:
         layers += model.encoder._flatten_layers()
-    return json.dumps([_describe(layer) for layer in layers]).encode()
+    return json.dumps([_words_of(layer) for layer in layers]).encode()
 
 
-def _describe(layer):
+def _words_of(layer):
     words = [type(layer).__name__]
     for variable in layer._trainable_variables + layer._non_trainable_variables:
         words.append("x".join(map(str, variable.shape)) or "scalar")
-    order = getattr(layer, "_order", getattr(layer, "_indices", None))
+    order = getattr(layer, "component_order", None)
     if order is not None:
         words.append(f"order {zlib.crc32(np.asarray(order, '<i4').tobytes()):08x}")
     if getattr(getattr(layer, "elementwise", None), "shift_first", False):
@@ -63,7 +175,7 @@ def _describe(layer):
     return [" ".join(words), arguments]
 
 
-def check_description(saved, model):
+def _check_description(saved, model):
     """Refuse weights of another model, of which Keras would load what happens to fit.
 
     Args:
@@ -73,7 +185,7 @@ def check_description(saved, model):
     Raises:
       ValueError: if the descriptions differ, in an argument that both know.
     """
-    text, here = saved.decode(), json.loads(describe(model))
+    text, here = saved.decode(), json.loads(_describe(model))
     if text.startswith("["):
         there = json.loads(text)
     else:
