@@ -74,7 +74,7 @@ ROWS = [
     ["networks/masks.py", "networks/masked.py", "flow/arguments.py", "models/pipeline.py"],
     ["flow/bijector.py", "flow/distribution.py"],
     ["flow/contract.py"],
-    ["networks/mlp.py", "export.py", "twin.py", "round_trip.py"],
+    ["networks/mlp.py", "models/export.py", "twin.py", "round_trip.py"],
     ["networks/made.py", "networks/sequential.py"],
     ["flows/*.py"],
     ["recipes.py"],

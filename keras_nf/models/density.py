@@ -10,11 +10,11 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.base import BASES, make_base, numbers_of
-from keras_nf.export import export_saved_model, input_specs
 from keras_nf.flow.arguments import check_condition, title, to_condition, to_events
 from keras_nf.flow.contract import BUILDING, Flow
 from keras_nf.layout import portable_operations
 from keras_nf.models.batches import batch_shape, join_inputs, split_inputs, to_batches
+from keras_nf.models.export import export_saved_model, input_specs
 from keras_nf.models.files import StoredModel
 from keras_nf.models.rows import Graphs
 from keras_nf.seeds import two_seeds

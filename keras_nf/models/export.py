@@ -41,11 +41,11 @@ shape `(rows,)`, in nats |
     folders named by version, so that the path is `"name/1"` for the first.
 
     Args:
-      model: a `FlowModel` whose event size is known.
+      model: a `FlowModel` or a `VariationalModel` whose event size is known.
       path: folder to write to.
 
     Raises:
-      ValueError: if the model is no `FlowModel`, or was not built.
+      ValueError: if the model is none of these, or was not built.
 
     Example:
 
