@@ -17,7 +17,6 @@ if keras.backend.backend() != "tensorflow":
 
 from keras_nf import datasets
 from keras_nf.diagnostics import check_flow
-from keras_nf.export import export_saved_model
 from keras_nf.flow import Flow
 from keras_nf.flows import (
     AdditiveCoupling,
@@ -32,10 +31,9 @@ from keras_nf.flows import (
     Scaling,
     Standardize,
 )
-from keras_nf.model import FlowModel
+from keras_nf.models import FlowModel, VariationalModel, export_saved_model
 from keras_nf.networks import MADE, MLP
 from keras_nf.recipes import iaf, maf, nice, planar_flow, real_nvp
-from keras_nf.variational import VariationalModel
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_nf.flow.contract import Flow
-from keras_nf.model import FlowModel
+from keras_nf.models.flow_model import FlowModel
 from keras_nf.round_trip import both_ways, largest_error, round_trip, to_numpy, tolerance_of
 from keras_nf.twin import assign_weights, copy_flow, move_weights
 

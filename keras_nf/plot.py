@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_nf.model import FlowModel
+from keras_nf.models.flow_model import FlowModel
+from keras_nf.models.variational import VariationalModel
 
 __all__ = ["plot_density"]
 
 
 def plot_density(
-    model: FlowModel,
+    model: FlowModel | VariationalModel,
     low: float | Sequence[float],
     high: float | Sequence[float],
     *,

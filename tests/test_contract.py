@@ -69,18 +69,19 @@ def test_flow_settles_every_collision(name):
 
 ROWS = [
     ["arguments.py", "config.py", "datasets.py", "elementwise.py", "layout.py", "root.py"],
-    ["files.py", "rows.py", "seeds.py"],
+    ["seeds.py", "models/files.py", "models/rows.py"],
     ["permutation.py", "base.py"],
-    ["networks/masks.py", "networks/masked.py", "flow/arguments.py", "pipeline.py"],
+    ["networks/masks.py", "networks/masked.py", "flow/arguments.py", "models/pipeline.py"],
     ["flow/bijector.py", "flow/batch.py"],
     ["flow/distribution.py", "flow/door.py"],
     ["flow/contract.py"],
-    ["networks/mlp.py", "export.py", "twin.py", "round_trip.py"],
+    ["networks/mlp.py", "models/export.py", "twin.py", "round_trip.py"],
     ["networks/made.py", "networks/sequential.py"],
     ["flows/*.py"],
     ["recipes.py"],
-    ["model.py"],
-    ["variational.py"],
+    ["models/batches.py"],
+    ["models/density.py"],
+    ["models/flow_model.py", "models/variational.py"],
     ["plot.py", "diagnostics.py"],
 ]
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_nf
-from keras_nf.pipeline import as_arrays, count_rows, make_batches, split_rows
+from keras_nf.models.pipeline import as_arrays, count_rows, make_batches, split_rows
 
 ROWS = 10
 X = np.arange(2.0 * ROWS, dtype="float32").reshape(ROWS, 2)

@@ -8,7 +8,7 @@ from cases import perturb
 from tensorflow_probability import distributions as tfd
 
 import keras_nf
-from keras_nf.rows import CompiledRows, round_up, traced_by_rank
+from keras_nf.models.rows import CompiledRows, round_up, traced_by_rank
 
 SMALL = {"layers": 2, "hidden_units": (8,), "activation": "tanh"}
 C = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")

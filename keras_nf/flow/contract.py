@@ -94,9 +94,6 @@ class Flow(Door):
     [[2.0, 1.0]]
     """
 
-    # Whether XLA shortens a step of `FlowModel.fit` by so much that it is the default on a CPU too.
-    _prefers_xla = False
-
     def __init__(
         self,
         *,

@@ -80,12 +80,14 @@ class Coupling(Flow):
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
         kept = partition(self.mask, self.event_size, self.swap, self.seed)
-        self._order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
+        self.component_order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
         self._kept_size = int(kept.sum())
         # The part of component 0 comes first, also in a layer that exchanges the parts: it then
         # needs the order that the layer before has undone, and compilers drop both.
         self._rest_comes_first = not kept[0]
-        self._by_part = np.roll(self._order, -self._kept_size if self._rest_comes_first else 0)
+        self._by_part = np.roll(
+            self.component_order, -self._kept_size if self._rest_comes_first else 0
+        )
         units = self.elementwise.parameters * (self.event_size - self._kept_size)
         if self._has_own_network:
             self.conditioner.units = units

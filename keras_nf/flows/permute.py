@@ -57,17 +57,17 @@ class Permute(Flow):
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        self._indices = resolve_permutation(
+        self.component_order = resolve_permutation(
             self.permutation, self.event_size, self.seed, "permutation"
         )
 
     def _forward_and_log_det(self, x, condition=None):
         rows, restore = feature_major(x)
-        return restore(permute(rows, self._indices)), self._constant_log_det(x, 0.0)
+        return restore(permute(rows, self.component_order)), self._constant_log_det(x, 0.0)
 
     def _inverse_and_log_det(self, y, condition=None):
         rows, restore = feature_major(y)
-        indices = invert_permutation(self._indices)
+        indices = invert_permutation(self.component_order)
         return restore(permute(rows, indices)), self._constant_log_det(y, 0.0)
 
     def get_config(self):

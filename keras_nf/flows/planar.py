@@ -133,8 +133,6 @@ class Planar(Flow):
       arXiv:1505.05770
     """
 
-    _prefers_xla = True
-
     def __init__(
         self,
         activation: str = "tanh",

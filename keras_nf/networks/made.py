@@ -150,6 +150,10 @@ class MADE(MLP):
             sources = [condition, *weights]
         return [ops.cast(bar, source.dtype) for bar, source in zip(gradients, sources)]
 
+    @property
+    def component_order(self):
+        return self._order
+
     def call(self, inputs, condition=None):
         inputs, restore = feature_major(inputs)
         if condition is not None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_nf.flow.contract import Flow
 from keras_nf.layout import portable_operations
 
-__all__ = ["export_saved_model"]
+__all__ = ["export_saved_model", "input_specs"]
 
 # What TensorFlow Serving replays before it answers, under this name.
 _WARMUP_FILE = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
@@ -41,11 +41,11 @@ shape `(rows,)`, in nats |
     folders named by version, so that the path is `"name/1"` for the first.
 
     Args:
-      model: a `FlowModel` whose event size is known.
+      model: a `FlowModel` or a `VariationalModel` whose event size is known.
       path: folder to write to.
 
     Raises:
-      ValueError: if the model is no `FlowModel`, or was not built.
+      ValueError: if the model is none of these, or was not built.
 
     Example:
 
@@ -76,26 +76,33 @@ shape `(rows,)`, in nats |
         for name, (function, specs) in endpoints.items():
             archive.add_endpoint(name, function, input_signature=specs)
         archive.write_out(str(path), verbose=False)
-    _write_warmup_requests(
-        pathlib.Path(path), {name: specs for name, (_, specs) in endpoints.items()}
-    )
+    _write_warmup_requests(pathlib.Path(path), endpoints)
+
+
+def input_specs(model):
+    """Return the `keras.InputSpec` of the events, and of the condition if the model has one."""
+    event_shape = model.distribution.event_shape
+    x = keras.InputSpec(shape=(None, *event_shape), dtype=model.variable_dtype, name="x")
+    if model.flow.condition_size is None:
+        return [x]
+    shape = model.condition_shape
+    if not all(size is None or isinstance(size, int) for size in shape):
+        raise ValueError(
+            "An export takes the condition as a single tensor, but the encoder was built for "
+            f"shapes {shape}. Export the encoder by itself, and FlowModel(model.flow)."
+        )
+    inputs = getattr(model.encoder, "inputs", None)
+    dtype = inputs[0].dtype if inputs else model.variable_dtype
+    return [x, keras.InputSpec(shape=(None, *shape[1:]), dtype=dtype, name="condition")]
 
 
 def _endpoints(model):
     """Return the function and the input signature of each endpoint, by name."""
     flow = model.flow
-    event_shape = model.distribution.event_shape
-    condition = model._condition_spec()
-    conditions = [] if condition is None else [tf.TensorSpec(**condition, name="condition")]
-
-    def events(name):
-        return [tf.TensorSpec((None, *event_shape), flow.dtype, name=name), *conditions]
-
-    draws = [
-        tf.TensorSpec((), tf.int32, name="n"),
-        tf.TensorSpec((2,), tf.int32, name="seed"),
-        *conditions,
-    ]
+    events, *conditions = input_specs(model)
+    x, z = (tf.TensorSpec(events.shape, flow.dtype, name) for name in "xz")
+    conditions = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in conditions]
+    draws = [tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((2,), tf.int32, "seed")]
 
     def log_prob(x, condition=None):
         rows, x, condition = _with_a_row(x, condition)
@@ -106,23 +113,23 @@ def _endpoints(model):
         if condition is None:
             return {"x": model.distribution.sample(count, seed=seed)[:n]}
         rows, condition = _with_a_row(condition)
-        condition = model._encode(condition)
+        condition = model.encode(condition)
         draws = model.distribution.sample(count, seed=seed, condition=condition)
         return {"x": draws[:n, :rows]}
 
     def forward(z, condition=None):
         rows, z, condition = _with_a_row(z, condition)
-        return {"x": flow.forward(z, condition=model._encode(condition))[:rows]}
+        return {"x": flow.forward(z, condition=model.encode(condition))[:rows]}
 
     def inverse(x, condition=None):
         rows, x, condition = _with_a_row(x, condition)
-        return {"z": flow.inverse(x, condition=model._encode(condition))[:rows]}
+        return {"z": flow.inverse(x, condition=model.encode(condition))[:rows]}
 
     return {
-        "log_prob": (log_prob, events("x")),
-        "sample": (sample, draws),
-        "forward": (forward, events("z")),
-        "inverse": (inverse, events("x")),
+        "log_prob": (log_prob, [x, *conditions]),
+        "sample": (sample, [*draws, *conditions]),
+        "forward": (forward, [z, *conditions]),
+        "inverse": (inverse, [x, *conditions]),
     }
 
 
@@ -142,18 +149,15 @@ def _with_a_row(*tensors):
     return rows, *[None if tensor is None else padded(tensor) for tensor in tensors]
 
 
-def _write_warmup_requests(path, signatures):
-    """Write a request of a single row for each signature."""
+def _write_warmup_requests(path, endpoints):
+    """Write a request of a single row for each endpoint."""
     target = path / _WARMUP_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(target)) as writer:
-        for name, specs in signatures.items():
-            inputs = {spec.name: _example(spec) for spec in specs}
-            writer.write(_prediction_log(name, inputs))
-
-
-def _example(spec):
-    return tf.ones([1 if size is None else size for size in spec.shape], spec.dtype)
+        for name, (_, specs) in endpoints.items():
+            shapes = [[size or 1 for size in spec.shape] for spec in specs]
+            ones = {spec.name: tf.ones(shape, spec.dtype) for spec, shape in zip(specs, shapes)}
+            writer.write(_prediction_log(name, ones))
 
 
 def _prediction_log(signature_name: str, inputs: dict[str, Any]) -> bytes:

@@ -10,14 +10,14 @@ from tensorflow_probability import distributions as tfd
 
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
-from keras_nf.model import FlowModel
+from keras_nf.models.density import DensityModel
 from keras_nf.seeds import two_seeds
 
 __all__ = ["VariationalModel"]
 
 
 @keras.saving.register_keras_serializable("keras_nf")
-class VariationalModel(FlowModel):
+class VariationalModel(DensityModel):
     """Density q of a flow and a base, fitted to an unnormalized density p by its own draws.
 
     `fit` maximizes the bound E_q[ln p(x) - ln q(x)] <= ln Z, with Z the integral of p, which is
@@ -28,8 +28,8 @@ class VariationalModel(FlowModel):
 
     Each epoch reports `bound`, in nats, and `loss`, E_q[ln q(x) - beta ln p(x)], where beta is the
     inverse temperature; both are means over its draws. Where beta is 1, the loss is minus the
-    bound. After training, the model is a `FlowModel` of q: `log_prob`, `sample`, `distribution`,
-    `predict`, `save` and `export` are the same.
+    bound. `log_prob`, `sample`, `distribution`, `predict`, `save` and `export` are those of q, as
+    in a `FlowModel`.
 
     Args:
       flow: the flow, or a `Chain` of flows, with a known `event_size`. `Scaling(shift=True)` as the
@@ -108,7 +108,7 @@ class VariationalModel(FlowModel):
                     f"VariationalModel maximizes a bound on its own draws and takes no {name}. "
                     "Leave it out."
                 )
-        keras.Model.compile(self, optimizer, **kwargs)
+        super().compile(optimizer, **kwargs)
         self.inverse_temperature = inverse_temperature
 
     def get_compile_config(self):
@@ -148,13 +148,8 @@ class VariationalModel(FlowModel):
                     "FlowModel to fit data."
                 )
         self._build_optimizer()
-        return keras.Model.fit(
-            self,
-            _draws(seed, batch_size, steps_per_epoch),
-            epochs=epochs,
-            shuffle=False,
-            **kwargs,
-        )
+        draws = _draws(seed, batch_size, steps_per_epoch)
+        return super().fit(draws, epochs=epochs, shuffle=False, **kwargs)
 
     def evaluate(self, *, batch_size=256, steps=100, seed=None, **kwargs):
         """Estimate the bound with beta = 1: `keras.Model.evaluate` on the model's own draws.
@@ -168,7 +163,7 @@ class VariationalModel(FlowModel):
         Returns:
           The loss and the bound, in nats, or with `return_dict=True` a dictionary of them.
         """
-        return keras.Model.evaluate(self, _draws(seed, batch_size, steps), **kwargs)
+        return super().evaluate(_draws(seed, batch_size, steps), **kwargs)
 
     def _log_probs(self, draws, step):
         """Return ln q and ln p of a draw for each row of numbers; see `_draws`."""

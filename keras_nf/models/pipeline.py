@@ -14,30 +14,6 @@ import tensorflow as tf
 from keras_nf.seeds import draw_seed
 
 
-def split_inputs(inputs: Any) -> tuple[Any, Any]:
-    """Split what `fit` and `call` take, or its shapes, into the data and the condition."""
-    if not isinstance(inputs, dict):
-        if isinstance(inputs, (list, tuple)) and any(
-            isinstance(part, (list, tuple)) or hasattr(part, "shape") for part in inputs
-        ):
-            raise ValueError(
-                f"Expected one tensor, or a dictionary with 'x' and 'condition'. Received: "
-                f"{type(inputs).__name__} of {len(inputs)}."
-            )
-        return inputs, None
-    if "x" not in inputs or not set(inputs) <= {"x", "condition"}:
-        raise ValueError(
-            f"Expected a dictionary with 'x' and, optionally, 'condition'. Received: keys "
-            f"{sorted(inputs)}."
-        )
-    return inputs["x"], inputs.get("condition")
-
-
-def join_inputs(x: Any, condition: Any) -> Any:
-    """Return the data alone, or a dictionary of both where there is a condition."""
-    return x if condition is None else {"x": x, "condition": condition}
-
-
 def as_arrays(inputs: Any, dtype: Any = None) -> Any:
     """Return arrays, variables and tables as tensors, or `None` for what makes its own batches.
 
@@ -68,14 +44,6 @@ def as_arrays(inputs: Any, dtype: Any = None) -> Any:
         tensor = tf.identity(inputs)
         is_cast = dtype is not None and tensor.dtype.is_floating
         return tf.cast(tensor, dtype) if is_cast else tensor
-
-
-def specs_of(data: Any) -> Any:
-    """Return what one element of a dataset, or all arrays, are like; `None` if it is not known."""
-    if not isinstance(data, tf.data.Dataset):
-        return data
-    spec = data.element_spec
-    return spec[0] if isinstance(spec, tuple) and spec else spec
 
 
 def count_rows(data: Any) -> int | None:

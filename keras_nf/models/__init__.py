@@ -1,0 +1,7 @@
+"""Densities that train: from data by `FlowModel`, from a function by `VariationalModel`."""
+
+from keras_nf.models.export import export_saved_model
+from keras_nf.models.flow_model import FlowModel
+from keras_nf.models.variational import VariationalModel
+
+__all__ = ["FlowModel", "VariationalModel", "export_saved_model"]
