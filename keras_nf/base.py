@@ -21,20 +21,23 @@ def _logistic(zeros):
 BASES = {"normal": _normal, "uniform": _uniform, "logistic": _logistic}
 
 
-def make_base(base, size, dtype):
-    """Return the distribution of a name or a function, for events of the given size.
+def make_base(base, flow):
+    """Return the distribution of a name or a function, for the events of a flow.
+
+    A function takes the event size, or where an event has several axes, its shape.
 
     Raises:
       ValueError: if the function returns something else, or something that ought to be trained.
     """
+    shape, ndims = flow.event_shape, flow.event_ndims
     if not callable(base):
-        return tfd.Independent(BASES[base](tf.zeros((size,), dtype)), 1)
+        return tfd.Independent(BASES[base](tf.zeros(shape, flow.dtype)), ndims)
     with tf.GradientTape() as tape:
-        distribution = base(size)
-    if not isinstance(distribution, tfd.Distribution) or distribution.event_shape[-1:] != (size,):
+        distribution = base(shape if ndims > 1 else flow.event_size)
+    if not isinstance(distribution, tfd.Distribution) or distribution.event_shape[-ndims:] != shape:
         raise ValueError(
-            f"The base function must return a tfd.Distribution with event shape ({size},), or "
-            f"more axes before that one. Received: {distribution!r}."
+            f"The base function must return a tfd.Distribution with event shape {shape}, or "
+            f"more axes before. Received: {distribution!r}."
         )
     variables = {v.name: None for v in (*distribution.variables, *tape.watched_variables())}
     if variables:

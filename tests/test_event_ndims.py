@@ -218,6 +218,63 @@ def test_keras_model_of_images(tmp_path):
         np.testing.assert_array_equal(actual, expected)
 
 
+@keras.saving.register_keras_serializable("event_ndims_tests")
+def students(event_shape):
+    marginal = tfd.StudentT(5.0, tf.zeros(event_shape, "float64"), 1.0)
+    return tfd.Independent(marginal, len(event_shape))
+
+
+@CONDITIONS
+@pytest.mark.parametrize("base", ["normal", students], ids=["normal", "function"])
+def test_flow_model_of_images(condition, base, tmp_path):
+    flow = chain(condition)
+    model = keras_nf.FlowModel(flow, base=base)
+    z, log_det = flow.inverse_and_log_det(X, condition)
+    expected = model.distribution.distribution.log_prob(z) + log_det
+    np.testing.assert_allclose(model.log_prob(X, condition), expected, rtol=1e-10)
+    data = X if condition is None else {"x": X, "condition": condition}
+    np.testing.assert_allclose(model.predict(data, verbose=0), expected, rtol=1e-10)
+    model.compile(keras.optimizers.SGD(1e-3))
+    history = model.fit(data, epochs=5, verbose=0)
+    assert history.history["loss"][-1] < -np.mean(expected)
+    draws = model.sample(3, condition, seed=1)
+    assert draws.shape == (3, *(() if condition is None else (5,)), *DATA_SHAPE)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.log_prob(X, condition), model.log_prob(X, condition))
+    loaded.export(tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served")).signatures
+    given = {} if condition is None else {"condition": tf.constant(condition)}
+    latents = served["inverse"](x=tf.constant(X), **given)["z"]
+    assert latents.shape == (5, *BASE_SHAPE)
+    np.testing.assert_allclose(served["forward"](z=latents, **given)["x"], X, atol=1e-10)
+    again = served["sample"](n=tf.constant(3), seed=tf.constant([0, 1]), **given)["x"]
+    np.testing.assert_allclose(again, model.sample(3, condition, seed=(0, 1)), rtol=1e-10)
+
+
+def test_flow_model_builds_from_data():
+    flow = keras_nf.Chain([keras_nf.Scaling(), DepthToSpace()])
+    model = keras_nf.FlowModel(flow)
+    model.compile("sgd")
+    model.fit(X.astype("float32"), verbose=0)
+    assert (flow.event_shape, flow.data_shape) == (BASE_SHAPE, DATA_SHAPE)
+    for wrong in (X[0], X[:, :2]):
+        with pytest.raises(ValueError, match=r"Expected data of|was built for data of"):
+            model.fit(wrong.astype("float32"), verbose=0)
+
+
+def test_variational_model_of_images():
+    model = keras_nf.VariationalModel(chain(), lambda x: -tf.reduce_sum(x**2, axis=(1, 2, 3)))
+    model.compile("sgd")
+    history = model.fit(batch_size=8, steps_per_epoch=2, verbose=0)
+    assert np.isfinite(history.history["bound"]).all()
+
+
+@CONDITIONS
+def test_check_flow(condition):
+    keras_nf.check_flow(chain(condition), X, condition)
+
+
 WRONG = {
     "too few axes": (lambda flow: flow.forward(np.zeros((2, 3))), r"\(\.\.\., 2, 3, 4\).*\(2, 3\)"),
     "other size": (

@@ -171,7 +171,7 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
         return super()._forward_dtype(input_dtype, **kwargs)
 
     def _forward_event_shape_tensor(self, shape):
-        return self._event_shape_tensor(shape, self._image_shape)
+        return self._event_shape_tensor(shape, self.data_shape)
 
     def _inverse_event_shape_tensor(self, shape):
         return self._event_shape_tensor(shape, self.event_shape)

@@ -109,6 +109,7 @@ class Flow(Door):
             validate_args=validate_args,
             **check_format(kwargs),
         )
+        # Of the base, and of the data, which `build` sets.
         self.event_shape: tuple[int, ...] | None = None
         if event_size is not None:
             self.event_shape = (check_count(event_size, "event_size"),)
@@ -117,7 +118,7 @@ class Flow(Door):
                     f"`event_size` is for events of one axis, but those of {title(self)} have "
                     f"{event_ndims}. Received: {event_size!r}. Leave it to the first call."
                 )
-        self._image_shape = self.event_shape
+        self.data_shape = self.event_shape
         self.condition_size: int | None = None
         if validate_args:
             self.supports_jit = False

@@ -54,7 +54,7 @@ class Door(LayerBijector):
     def build(self, inputs_shape, condition_shape=None):
         sizes = sizes_from(self, inputs_shape, condition_shape)
         self.event_shape, self.condition_size = sizes
-        self._image_shape = tuple(self.forward_event_shape(self.event_shape))
+        self.data_shape = tuple(self.forward_event_shape(self.event_shape))
 
     @tf.autograph.experimental.do_not_convert
     def forward_and_log_det(self, x: Any, condition: Any = None) -> tuple[Any, Any]:
@@ -115,7 +115,7 @@ class Door(LayerBijector):
 
     def _shape_of(self, direction):
         """Return the shape of the events that a direction takes."""
-        return self.event_shape if direction == "forward" else self._image_shape
+        return self.event_shape if direction == "forward" else self.data_shape
 
     def _own(self, condition):
         return condition if self.uses_condition else None

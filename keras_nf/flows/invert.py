@@ -57,7 +57,7 @@ class Invert(Flow):
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        build_members(self, [self.flow], self._image_shape, condition_shape)
+        build_members(self, [self.flow], self.data_shape, condition_shape)
 
     def _forward_event_shape(self, shape):
         return self.flow.inverse_event_shape(shape)

@@ -55,15 +55,17 @@ def _check_batch(flow, inputs):
     shape = getattr(x, "shape", None)
     if shape is None or tf.TensorShape(shape).rank is None:
         return
-    if len(shape) < 2:
+    ndims = flow.event_ndims
+    if len(shape) < 1 + ndims:
         raise ValueError(
-            "Expected data of shape (batch, event_size). Received: shape "
+            f"Expected data of shape (batch, {'event_size' if ndims == 1 else '*event_shape'}). "
+            "Received: shape "
             f"{tuple(shape)}. Batch a dataset; add an axis for the event to an array, also "
             "when it has a single component: x[:, None]."
         )
-    if flow.built and shape[-1] not in (None, flow.event_size):
+    if flow.built and not tf.TensorShape(shape)[-ndims:].is_compatible_with(flow.data_shape):
         raise ValueError(
-            f"{title(flow)} was built for data of shape (batch, {flow.event_size}). "
+            f"{title(flow)} was built for data of shape {batch_shape(flow.data_shape)}. "
             f"Received: shape {tuple(shape)}. Pass events of that size, or make a new flow."
         )
     for part in tf.nest.flatten(condition):

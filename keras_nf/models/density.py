@@ -74,7 +74,8 @@ class DensityModel(StoredModel):
                 self.encoder.build(condition_shape)
             condition_shape = self.encoder.compute_output_shape(condition_shape)
         if not self.flow.built:
-            self.flow.build(x_shape, condition_shape)
+            event_shape = self.flow.inverse_event_shape(x_shape[-self.flow.event_ndims :])
+            self.flow.build((None, *event_shape), condition_shape)
 
     def summary(self, *args, expand_nested=True, **kwargs):
         return super().summary(*args, expand_nested=expand_nested, **kwargs)
@@ -92,11 +93,11 @@ class DensityModel(StoredModel):
         return distribution.log_prob(x, condition=self.encode(condition))
 
     def _check_positions(self, x, event_shape):
-        if not x.shape[-event_shape.rank : -1].is_compatible_with(event_shape[:-1]):
+        if not x.shape[-event_shape.rank :].is_compatible_with(event_shape):
             raise ValueError(
                 f"Expected data of shape {batch_shape(event_shape)}, as the base function has it. "
                 f"Received: shape {tuple(x.shape)}. Pass whole events, or give the base event "
-                f"shape ({self.flow.event_size},), which makes an event of each position."
+                f"shape {self.flow.event_shape}, which makes an event of each position."
             )
 
     def encode(self, condition: Any) -> Any:
@@ -130,18 +131,18 @@ class DensityModel(StoredModel):
     @property
     def distribution(self) -> tfd.TransformedDistribution:
         """The density as a `tfd.TransformedDistribution`, built anew at each access."""
-        if self.flow.event_size is None:
+        if self.flow.event_shape is None:
             raise ValueError(
                 f"The event size of {title(self.flow)} is not known yet. Build the model first: "
                 "model.build((None, event_size)), or fit it."
             )
-        return self.flow(make_base(self.base, self.flow.event_size, self.flow.dtype))
+        return self.flow(make_base(self.base, self.flow))
 
     def _forget_stale_graphs(self):
         """Drop what was traced, if the base function returns other numbers than it did then."""
-        if not callable(self.base) or self.flow.event_size is None or not tf.executing_eagerly():
+        if not callable(self.base) or self.flow.event_shape is None or not tf.executing_eagerly():
             return
-        numbers = numbers_of(make_base(self.base, self.flow.event_size, self.flow.dtype))
+        numbers = numbers_of(make_base(self.base, self.flow))
         if self._base_numbers not in (None, numbers):
             self.train_function = self.test_function = self.predict_function = None
             self._graphs = None

@@ -100,7 +100,8 @@ def _endpoints(model):
     """Return the function and the input signature of each endpoint, by name."""
     flow = model.flow
     events, *conditions = input_specs(model)
-    x, z = (tf.TensorSpec(events.shape, flow.dtype, name) for name in "xz")
+    x = tf.TensorSpec(events.shape, flow.dtype, "x")
+    z = tf.TensorSpec((None, *model.distribution.distribution.event_shape), flow.dtype, "z")
     conditions = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in conditions]
     draws = [tf.TensorSpec((), tf.int32, "n"), tf.TensorSpec((2,), tf.int32, "seed")]
 

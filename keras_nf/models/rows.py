@@ -68,25 +68,26 @@ class CompiledRows:
     out. A batch of unknown size is computed without compiling.
 
     Args:
-      function: takes x, of shape `(rows, size)`, and a condition, of shape `(rows,
-        condition_size)`, or no condition; returns a tensor of the shape of x.
+      function: takes x, of shape `(rows, *event_shape)`, and a condition, of shape `(rows,
+        condition_size)`, or no condition; returns events, perhaps of another shape.
       jit_compile: whether XLA may compile it.
+      event_ndims: number of axes of an event.
     """
 
-    def __init__(self, function, jit_compile):
+    def __init__(self, function, jit_compile, event_ndims=1):
         self._function, self._jit_compile = function, jit_compile
+        self._event_ndims = event_ndims
         self._compiled = {}
 
     def __call__(self, x, condition=None):
-        rows = x.shape[:-1].num_elements()
-        if rows == 0:
-            return x
-        if rows is None:
+        batch_shape = x.shape[: -self._event_ndims]
+        rows = batch_shape.num_elements()
+        if not rows:
             return self._function(x, condition)
-        parts = [x]
+        parts = [tf.reshape(x, (rows, *x.shape[-self._event_ndims :]))]
         if condition is not None:
-            parts.append(tf.broadcast_to(condition, (*x.shape[:-1], condition.shape[-1])))
-        parts = [tf.reshape(part, (rows, part.shape[-1])) for part in parts]
+            condition = tf.broadcast_to(condition, (*batch_shape, condition.shape[-1]))
+            parts.append(tf.reshape(condition, (rows, condition.shape[-1])))
         size = round_up(rows)
         if size > rows:
             repeated = np.minimum(np.arange(size), rows - 1)
@@ -95,7 +96,8 @@ class CompiledRows:
         if key not in self._compiled:
             graph = tf.function(self._function, jit_compile=self._jit_compile, autograph=False)
             self._compiled[key] = graph.get_concrete_function(*parts)
-        return tf.reshape(self._compiled[key](*parts)[:rows], x.shape)
+        y = self._compiled[key](*parts)[:rows]
+        return tf.reshape(y, (*batch_shape, *y.shape[1:]))
 
 
 class Graphs:
@@ -109,5 +111,7 @@ class Graphs:
         )
         jit_compile = all(layer.supports_jit for layer in model._flatten_layers())
         self.forward = CompiledRows(
-            lambda z, c=None: model.flow.forward(z, condition=c), jit_compile
+            lambda z, c=None: model.flow.forward(z, condition=c),
+            jit_compile,
+            model.flow.event_ndims,
         )

@@ -10,6 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
+from keras_nf.models.batches import batch_shape
 from keras_nf.models.density import DensityModel
 from keras_nf.seeds import two_seeds
 
@@ -80,14 +81,14 @@ class VariationalModel(DensityModel):
                 "Leave it out; amortize over data with flows in a keras.Model of your own."
             )
         super().__init__(flow, base, **kwargs)
-        if flow.event_size is None:
+        if flow.event_shape is None:
             raise ValueError(
                 f"The event size of {title(flow)} is not known, and no data will tell it. Give it "
-                "to the flow, as in keras_nf.Chain([...], event_size=2)."
+                "to the flow, as in keras_nf.Chain([...], event_size=2), or build the flow."
             )
         self.target_log_prob = target_log_prob
         self._bound_tracker = keras.metrics.Mean(name="bound")
-        self.build((None, flow.event_size))
+        self.build((None, *flow.data_shape))
 
     def compile(self, optimizer="adam", *, inverse_temperature=1.0, **kwargs):
         """Configure training: `keras.Model.compile` without a loss and metrics.
@@ -174,8 +175,8 @@ class VariationalModel(DensityModel):
         if log_p.shape.rank != 1:
             raise ValueError(
                 "`target_log_prob` must return a number for each draw, of shape (batch,). "
-                f"Received: shape {tuple(log_p.shape)} for draws of shape (batch, "
-                f"{self.flow.event_size})."
+                f"Received: shape {tuple(log_p.shape)} for draws of shape "
+                f"{batch_shape(self.flow.data_shape)}."
             )
         return log_q, tf.cast(log_p, log_q.dtype)
 
