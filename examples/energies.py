@@ -45,7 +45,7 @@ def make_model(name, arguments):
         "real_nvp": lambda: keras_nf.real_nvp(2, layers=layers, hidden_units=(64, 64)),
     }
     # The first trains the mean and the scale of the base.
-    chain = [keras_nf.Scaling(shift=True), flows[arguments.flow]()]
+    chain = [keras_nf.Scaling(use_shift=True), flows[arguments.flow]()]
     on_the_plane = name == "u1"
     if not on_the_plane:
         chain.append(keras_nf.Logit(-REACH, REACH, margin=0.0))

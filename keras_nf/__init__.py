@@ -19,6 +19,7 @@ from keras_nf import datasets
 from keras_nf.diagnostics import check_flow
 from keras_nf.flow import Flow
 from keras_nf.flows import (
+    ActNorm,
     AdditiveCoupling,
     AffineCoupling,
     Chain,
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MADE",
     "MLP",
+    "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
     "Chain",

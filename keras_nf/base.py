@@ -45,7 +45,7 @@ def make_base(base, flow):
             "The base function must return a distribution without variables: `fit` would not train "
             f"them, and files would lose them. Received: {distribution!r}, which depends on "
             f"{', '.join(variables)}. Give it numbers, and begin the chain with "
-            "keras_nf.Scaling(shift=True), which trains a mean and a scale."
+            "keras_nf.Scaling(use_shift=True), which trains a mean and a scale."
         )
     return distribution
 

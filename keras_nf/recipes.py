@@ -7,8 +7,8 @@ from keras_nf.arguments import check_count
 from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
 from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
+from keras_nf.flows.diagonal import Scaling
 from keras_nf.flows.planar import Planar
-from keras_nf.flows.scaling import Scaling
 from keras_nf.permutation import check_permutation, reverse
 from keras_nf.seeds import draw_seed
 

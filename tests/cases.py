@@ -137,7 +137,7 @@ Permute, Standardize, Logit = keras_nf.Permute, keras_nf.Standardize, keras_nf.L
 
 CASES = [
     Case("scaling", "Scaling", Scaling, 3, weights=1, affine=True),
-    Case("scaling-shift", "Scaling", of(Scaling, shift=True), 3, weights=2, affine=True),
+    Case("scaling-shift", "Scaling", of(Scaling, use_shift=True), 3, weights=2, affine=True),
     *(
         Case(f"planar-{h}", "Planar", of(Planar, activation=h), 2, weights=3)
         for h in ("tanh", "sigmoid", "arctan", "softplus", "elu")
@@ -308,7 +308,8 @@ CASES = [
         kept=(0, 5),
         affine=True,
     ),
-    Case("standardize", "Standardize", Standardize, 3, fixed=2, affine=True),
+    Case("standardize", "Standardize", Standardize, 3, fixed=3, affine=True),
+    Case("act-norm", "ActNorm", keras_nf.ActNorm, 3, weights=2, fixed=1, affine=True),
     Case("logit", "Logit", Logit, 2, data=(0.01, 0.99)),
     Case("logit-wide", "Logit", of(Logit, low=-2.0, high=3.0, margin=0.05), 2, data=(-2.0, 3.0)),
     Case(
@@ -343,7 +344,7 @@ CASES = [
         chain(Scaling, Permute, Standardize),
         3,
         weights=1,
-        fixed=2,
+        fixed=3,
         affine=True,
     ),
     Case(

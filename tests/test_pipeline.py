@@ -18,7 +18,7 @@ def rows_of(batches):
 
 
 def model_of(**options):
-    model = keras_nf.FlowModel(keras_nf.Scaling(shift=True))
+    model = keras_nf.FlowModel(keras_nf.Scaling(use_shift=True))
     model.compile(keras.optimizers.SGD(1e-3), **options)
     return model
 

@@ -21,7 +21,7 @@ def gaussian(x):
 
 
 def affine():
-    return keras_nf.Scaling(shift=True, event_size=2)
+    return keras_nf.Scaling(use_shift=True, event_size=2)
 
 
 def model_of(flow=None, target=gaussian, optimizer="adam", inverse_temperature=1.0, **kwargs):
@@ -233,7 +233,7 @@ class TestDraws:
 
             def run(scope, **options):
                 with scope:
-                    flow = keras_nf.Scaling(shift=True, event_size=2)
+                    flow = keras_nf.Scaling(use_shift=True, event_size=2)
                     model = keras_nf.VariationalModel(flow, lambda x: -keras_nf.datasets.u1(x))
                     model.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
                 history = model.fit(steps_per_epoch=1, seed=0, verbose=0, **options)

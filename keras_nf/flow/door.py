@@ -51,6 +51,24 @@ class Door(LayerBijector):
         """Whether `forward` reaches every point; where it does not, `inverse` gives infinity."""
         return True
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether `adapt` takes something from data."""
+        return False
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the flow has seen data, if `adapt` takes something from them."""
+        return True
+
+    def adapt(self, data: Any) -> None:
+        """Take from data what the flow takes from them at once: nothing, for most.
+
+        Args:
+          data: array of shape `(rows, *event_shape)`, a dictionary of it as `"x"` and a
+            `"condition"`, or a `tf.data.Dataset` of batches of either.
+        """
+
     def build(self, inputs_shape, condition_shape=None):
         sizes = sizes_from(self, inputs_shape, condition_shape)
         self.event_shape, self.condition_size = sizes

@@ -1,16 +1,16 @@
-"""The flows, one file for each flow or scheme."""
+"""The flows, one file for each flow, scheme or kind."""
 
 from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
 from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
+from keras_nf.flows.diagonal import ActNorm, Scaling, Standardize
 from keras_nf.flows.invert import Invert
 from keras_nf.flows.logit import Logit
 from keras_nf.flows.permute import Permute
 from keras_nf.flows.planar import Planar
-from keras_nf.flows.scaling import Scaling
-from keras_nf.flows.standardize import Standardize
 
 __all__ = [
+    "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
     "Chain",

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_nf.config import serialize_layer
+from keras_nf.flow.adaptation import latents_of
 from keras_nf.flow.arguments import build_members, check_dtypes
 from keras_nf.flow.batch import at_each_position
 from keras_nf.flow.bijector import sum_extra_axes
@@ -73,6 +74,33 @@ class Chain(Flow):
     @property
     def reaches_everything(self):
         return all(flow.reaches_everything for flow in self.flows)
+
+    @property
+    def needs_data(self):
+        return any(flow.needs_data for flow in self.flows)
+
+    @property
+    def adapted(self):
+        return all(flow.adapted for flow in self.flows)
+
+    def adapt(self, data: Any) -> None:
+        """Let each flow adapt to the data as the flows after it leave them, from data to base.
+
+        Args:
+          data: array of shape `(rows, *event_shape)`, a dictionary of it as `"x"` and a
+            `"condition"`, or a `tf.data.Dataset` of batches of either.
+
+        Raises:
+          ValueError: as the flows' own `adapt`.
+        """
+        waiting = [flow for flow in self.flows if flow.needs_data]
+        for flow in reversed(self.flows):
+            if flow in waiting:
+                flow.adapt(data)
+                waiting.remove(flow)
+            if not waiting:
+                return
+            data = latents_of(flow, data)
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow.arguments import build_members, check_dtypes
+from keras_nf.flow.arguments import build_members, check_dtypes, title
 from keras_nf.flow.bijector import mark_unreached
 from keras_nf.flow.contract import Flow
 
@@ -54,6 +54,22 @@ class Invert(Flow):
     @property
     def uses_condition(self):
         return self.flow.uses_condition
+
+    @property
+    def needs_data(self):
+        return self.flow.needs_data
+
+    @property
+    def adapted(self):
+        return self.flow.adapted
+
+    def adapt(self, data: Any) -> None:
+        """Refuse data for a flow that would have to adapt to its own latents."""
+        if self.needs_data:
+            raise ValueError(
+                f"{title(self)} cannot adapt: the data are the latents of {title(self.flow)}. Call "
+                "`adapt` of that flow, with what it is to learn from."
+            )
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)

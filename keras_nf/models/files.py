@@ -20,8 +20,8 @@ _DESCRIPTION = "structure"
 # Arguments that leave the meaning of the weights alone, or show in their shapes or in the order.
 _OTHER_ARGUMENTS = {
     *("name", "dtype", "trainable", "format_version", "validate_args", "event_size", "seed"),
-    *("mask", "swap", "order", "permutation", "hidden_units", "units", "parameters", "folds"),
-    *("flow", "flows", "conditioner", "build_input_shape", "batch_shape"),
+    *("mask", "swap", "order", "permutation", "hidden_units", "units", "parameters"),
+    *("layers", "folds", "flow", "flows", "conditioner", "build_input_shape", "batch_shape"),
 }
 _OTHER_ENDINGS = ("initializer", "regularizer", "constraint")
 
@@ -161,6 +161,9 @@ def _describe(model):
 def _words_of(layer):
     words = [type(layer).__name__]
     for variable in layer._trainable_variables + layer._non_trainable_variables:
+        if variable.name == "is_adapted":
+            # Not in earlier files, and it changes no meaning.
+            continue
         words.append("x".join(map(str, variable.shape)) or "scalar")
     order = getattr(layer, "component_order", None)
     if order is not None:

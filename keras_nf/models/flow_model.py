@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_nf.arguments import check_count
+from keras_nf.flow.arguments import title
 from keras_nf.flows.planar import Planar
 from keras_nf.models.batches import (
     batch_shape,
@@ -101,6 +102,23 @@ class FlowModel(DensityModel):
                 warnings.simplefilter("ignore")
                 self.jit_compile = True
 
+    def adapt(self, x):
+        """Let the flows that start from data adapt to them: `Standardize` and `ActNorm`.
+
+        Args:
+          x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
+
+        Raises:
+          ValueError: on data of a wrong shape, or that a flow cannot adapt to.
+        """
+        if self.encoder is not None:
+            x = to_batches(self, x, None, None).map(self._with_encoding)
+        self.flow.adapt(x)
+
+    def _with_encoding(self, inputs, *weights):
+        x, condition = split_inputs(inputs)
+        return join_inputs(x, self.encode(condition))
+
     def fit(
         self,
         x=None,
@@ -131,10 +149,17 @@ class FlowModel(DensityModel):
           A `keras.callbacks.History`.
 
         Raises:
-          ValueError: on targets, on data of a wrong shape, on `sample_weight` or
+          ValueError: on targets, on data of a wrong shape, if a flow has to `adapt` first, on
+            `sample_weight` or
             `validation_split` beside a dataset, or on a useless split.
         """
         _check_no_targets(y, kwargs)
+        if not self.flow.adapted:
+            waiting = [f for f in self.flow._flatten_layers() if not getattr(f, "adapted", True)]
+            raise ValueError(
+                f"{title(waiting[-1])} starts from data that it has not seen. Call "
+                "`model.adapt(x)` before `fit`, with the data to train on."
+            )
         if not isinstance(shuffle, bool):
             raise ValueError(f"`shuffle` must be True or False. Received: {shuffle!r}.")
         batch_size = 32 if batch_size is None else check_count(batch_size, "batch_size")

@@ -33,8 +33,8 @@ class VariationalModel(DensityModel):
     in a `FlowModel`.
 
     Args:
-      flow: the flow, or a `Chain` of flows, with a known `event_size`. `Scaling(shift=True)` as the
-        first of a chain trains the mean and the scale of a normal base.
+      flow: the flow, or a `Chain` of flows, with a known `event_size`. `Scaling(use_shift=True)` as
+        the first of a chain trains the mean and the scale of a normal base.
       target_log_prob: function that takes x, of shape `(batch, event_size)`, and returns ln p(x),
         of shape `(batch,)`, in nats; any constant may be missing. Register it with
         `keras.saving.register_keras_serializable` so that the model can be saved.
