@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 if keras.backend.backend() != "tensorflow":
     raise ImportError(_NEEDS_TENSORFLOW.format(keras.backend.backend()))
 
-from keras_nf import datasets
+from keras_nf import bases, datasets
 from keras_nf.diagnostics import check_flow
 from keras_nf.flow import Flow
 from keras_nf.flows import (
@@ -56,6 +56,7 @@ __all__ = [
     "Scaling",
     "Standardize",
     "VariationalModel",
+    "bases",
     "check_flow",
     "datasets",
     "export_saved_model",

@@ -70,7 +70,7 @@ def test_flow_settles_every_collision(name):
 ROWS = [
     ["arguments.py", "config.py", "datasets.py", "elementwise.py", "layout.py", "root.py"],
     ["seeds.py", "moments.py", "models/files.py", "models/rows.py"],
-    ["permutation.py", "base.py"],
+    ["permutation.py", "bases.py"],
     ["networks/masks.py", "networks/masked.py", "flow/arguments.py", "models/pipeline.py"],
     ["flow/adaptation.py", "flow/batch.py", "flow/bijector.py"],
     ["flow/distribution.py", "flow/door.py"],

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from keras_nf.base import BASES, make_base, numbers_of
+from keras_nf.bases import Base, check_base, is_function, make_base, numbers_of
 from keras_nf.flow.arguments import check_condition, title, to_condition, to_events
 from keras_nf.flow.contract import Flow
 from keras_nf.flow.door import BUILDING
@@ -33,7 +33,7 @@ class DensityModel(StoredModel):
     def __init__(
         self,
         flow: Flow,
-        base: str | Callable[[int], tfd.Distribution] = "normal",
+        base: str | Base | Callable[[Any], tfd.Distribution] = "normal",
         *,
         encoder: keras.layers.Layer | None = None,
         **kwargs: Any,
@@ -43,11 +43,7 @@ class DensityModel(StoredModel):
                 f"`flow` must be a keras_nf flow. Received: {flow!r}. Put several into "
                 "keras_nf.Chain([...])."
             )
-        if not callable(base) and base not in tuple(BASES):
-            raise ValueError(
-                f"`base` must be one of {', '.join(map(repr, BASES))} or a function of event_size "
-                f"that returns a tfd.Distribution. Received: {base!r}."
-            )
+        check_base(base)
         if encoder is not None and not isinstance(encoder, keras.layers.Layer):
             raise ValueError(f"`encoder` must be a Keras layer or model. Received: {encoder!r}.")
         kwargs.setdefault("dtype", flow.dtype_policy)
@@ -76,6 +72,8 @@ class DensityModel(StoredModel):
         if not self.flow.built:
             event_shape = self.flow.inverse_event_shape(x_shape[-self.flow.event_ndims :])
             self.flow.build((None, *event_shape), condition_shape)
+        if isinstance(self.base, Base) and not self.base.built:
+            self.base.build((None, *self.flow.event_shape))
 
     def summary(self, *args, expand_nested=True, **kwargs):
         return super().summary(*args, expand_nested=expand_nested, **kwargs)
@@ -140,7 +138,9 @@ class DensityModel(StoredModel):
 
     def _forget_stale_graphs(self):
         """Drop what was traced, if the base function returns other numbers than it did then."""
-        if not callable(self.base) or self.flow.event_shape is None or not tf.executing_eagerly():
+        if not is_function(self.base) or self.flow.event_shape is None:
+            return
+        if not tf.executing_eagerly():
             return
         numbers = numbers_of(make_base(self.base, self.flow))
         if self._base_numbers not in (None, numbers):
@@ -176,7 +176,7 @@ class DensityModel(StoredModel):
             return self(inputs)
         if not self.built:
             self(inputs)
-        if callable(self.base):
+        if is_function(self.base):
             # Before a graph for all sizes, which does not see them; a named base has no positions.
             self._check_positions(x, self.distribution.event_shape)
         return self._graphs_of_now().log_prob(inputs)

@@ -119,7 +119,9 @@ def _new_file(filepath, suffix, overwrite, options):
 
 
 def _serialize(function, name):
-    """Return the config of a function of the user's own, or of the name of one of ours."""
+    """Return the config of a function of the user's own, of a layer, or of a name."""
+    if isinstance(function, keras.layers.Layer):
+        return serialize_layer(function)
     if not callable(function):
         return function
     if keras.saving.get_registered_name(function) == getattr(function, "__name__", None):
@@ -153,8 +155,9 @@ def _describe(model):
     a dictionary of arguments.
     """
     layers = [*model.flow._flatten_layers()]
-    if model.encoder is not None:
-        layers += model.encoder._flatten_layers()
+    for other in (model.encoder, model.base):
+        if isinstance(other, keras.layers.Layer):
+            layers += other._flatten_layers()
     return json.dumps([_words_of(layer) for layer in layers]).encode()
 
 

@@ -49,8 +49,9 @@ class FlowModel(DensityModel):
     Args:
       flow: the flow, or a `Chain` of flows.
       base: distribution of z: `"normal"` (standard normal), `"uniform"` (on [0, 1]),
-        `"logistic"` (standard logistic), or a function of `event_size` that returns a
-        `tfd.Distribution` with event shape `(event_size,)`. Register the function with
+        `"logistic"` (standard logistic); a layer of `keras_nf.bases`, whose weights are trained and
+        saved; or a function of `event_size` that returns a `tfd.Distribution` with event shape
+        `(event_size,)`. Register the function with
         `keras.saving.register_keras_serializable` so that the model can be saved. With an event
         shape `(..., event_size)` an event has more axes, and the flow, which acts on the last, maps
         each position by itself; without, positions are events of their own.

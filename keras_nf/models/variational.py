@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.bases import Base
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
 from keras_nf.models.batches import batch_shape
@@ -67,7 +68,7 @@ class VariationalModel(DensityModel):
         self,
         flow: Flow,
         target_log_prob: Callable[[Any], Any],
-        base: str | Callable[[int], tfd.Distribution] = "normal",
+        base: str | Base | Callable[[Any], tfd.Distribution] = "normal",
         **kwargs: Any,
     ) -> None:
         if not callable(target_log_prob):
