@@ -84,7 +84,6 @@ def blocks(request, monkeypatch):
     """Cut layers as small as those of the tests into blocks of so many rows."""
     if request.param is not None:
         monkeypatch.setattr("keras_nf.networks.sequential._BLOCK_ROWS", request.param)
-        monkeypatch.setattr("keras_nf.networks.sequential._SINGLE_ROWS", 0)
 
 
 @dtypes

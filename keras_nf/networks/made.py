@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -12,7 +13,7 @@ from keras_nf.layout import feature_major
 from keras_nf.networks.masked import MaskedProduct
 from keras_nf.networks.masks import hidden_degrees, made_levels
 from keras_nf.networks.mlp import MLP, fan_in_uniform
-from keras_nf.permutation import check_permutation, resolve_permutation
+from keras_nf.permutation import check_permutation, invert_permutation, resolve_permutation
 from keras_nf.seeds import draw_seed
 
 __all__ = ["MADE"]
@@ -80,6 +81,9 @@ class MADE(MLP):
         conditional = condition_shape is not None
         self._order = resolve_permutation(self.order, size, self.seed, "order")
         self._degrees = tuple(hidden_degrees(size, self.hidden_units, conditional))
+        component = invert_permutation(self._order)
+        # In which step of the sequential direction each unit is known, by layer.
+        self.steps = (component, *self._degrees, np.tile(component, self.parameters))
         levels = made_levels(self._order, self._degrees, self.parameters)
         groups = [*[1] * len(self._degrees), self.parameters]
         self._products = [MaskedProduct(*pair, n) for pair, n in zip(levels, groups)]
@@ -103,6 +107,13 @@ class MADE(MLP):
         if self._condition_kernel is not None:
             weights.append(self._condition_kernel)
         return [tf.convert_to_tensor(weight) for weight in weights]
+
+    def masked_kernels(self, weights):
+        """Return the kernels of all layers, times their masks, in the compute dtype."""
+        return [
+            product.masked(ops.cast(kernel, self.compute_dtype))
+            for product, kernel in zip(self._products, weights)
+        ]
 
     def apply(self, inputs, condition, weights):
         """Evaluate the network with given weights, in its compute dtype, on (size, batch)."""
