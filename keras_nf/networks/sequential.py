@@ -15,8 +15,10 @@ The gradient is the same climb, of the stairs turned round, with kernels transpo
 a unit is known once those of all units of higher degree are.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +30,8 @@ from keras_nf.permutation import invert_permutation, permute
 
 # Rows of the widest layer in one block: wide enough for a fast product, low enough for the cache.
 _BLOCK_ROWS = 64
+_SINGLE_ROWS = 192
+_PARTS = 2
 # From this size on, a few more events cost less than rows that cross cache lines.
 _LARGE_BATCH = 256
 
@@ -57,10 +61,12 @@ class _Stairs:
         counts = np.stack([np.bincount(steps, minlength=self.steps) for steps in made.steps])
         counts = counts[:, ::-1] if turned else counts
         widest = int(counts.sum(axis=1).max())
-        blocks = min(max(widest // _BLOCK_ROWS, 1), self.steps)
+        blocks = min(max(widest // _BLOCK_ROWS, 1), self.steps) if widest >= _SINGLE_ROWS else 1
         self.size = -(-self.steps // blocks)
         # No block is empty.
         self.blocks = -(-self.steps // self.size)
+        parts = min(_PARTS, self.steps) if self.blocks == 1 else 1
+        self.parts = [self.size * part // parts for part in range(parts + 1)]
         ends = np.cumsum(counts, axis=1).T
         first = ends - counts.T
         self.windows = first[:: self.size]
@@ -91,7 +97,8 @@ class _Stairs:
         return self.arrange(tf.transpose(kernel), layer)
 
 
-class _Stage(NamedTuple):
+@dataclasses.dataclass(eq=False)
+class _Stage:
     """What each step does in one layer.
 
     Attributes:
@@ -112,65 +119,75 @@ class _Stage(NamedTuple):
 def _climb(stairs, stages, batch):
     """Run all stages, in their order, at each step; return the results of each, for all rows."""
     windows, starts = (tf.constant(a, tf.int32) for a in (stairs.windows, stairs.starts))
-    products = [stage for stage in stages if stage.kernel is not None]
+    linked = [stage for stage in stages if stage.kernel is not None]
+    sources = [stages[stage.source] for stage in linked]
 
-    def zeros(rows, some=stages):
-        return [tf.zeros((rows[stage.layer], batch), stage.dtype) for stage in some]
+    def zeros(rows, some):
+        return [tf.zeros((int(rows[stage.layer]), batch), stage.dtype) for stage in some]
 
     def tiles(window, other):
         """Cut what links the rows of one block to those of another, or the same, from kernels."""
-        for stage in products:
-            layer, below = stage.layer, stages[stage.source].layer
-            size = [stairs.heights[layer], stairs.heights[below]]
-            yield tf.slice(stage.kernel, [window[layer], other[below]], size)
+        for stage, source in zip(linked, sources):
+            size = [stairs.heights[stage.layer], stairs.heights[source.layer]]
+            yield tf.slice(stage.kernel, [window[stage.layer], other[source.layer]], size)
 
-    def climb_block(b, *results):
+    def climb_block(b, results, sums):
         window = tf.unstack(windows[b])
-
-        def look_left(j, *sums):
-            other, more = tf.unstack(windows[j]), []
-            for stage, tile in zip(products, tiles(window, other)):
-                below = stages[stage.source].layer
-                tile = tf.where(tf.constant(stairs.own[below])[j], tile, 0)
-                rows = _rows(results[stage.source], other[below], stairs.heights[below])
-                more.append(_product(tile, rows))
-            return [total + product for total, product in zip(sums, more)]
-
-        sums = []
-        if stairs.blocks > 1:
-            sums = _repeat(look_left, b, zeros(stairs.heights, products))
         own = list(tiles(window, window))
+        buffers = zeros(0 * stairs.heights, sources)
+        last = tf.minimum(stairs.size, stairs.steps - b * stairs.size)
+        for begin, end in itertools.pairwise(stairs.parts):
+            # Rows that no step of this part can know yet are left out.
+            reach = stairs.starts[:end].max(axis=0) + stairs.widths if stairs.blocks == 1 else stairs.heights
+            used = [kernel[:, : reach[source.layer]] for kernel, source in zip(own, sources)]
+            buffers = [
+                tf.pad(rows, [[0, reach[source.layer] - rows.shape[0]], [0, 0]])
+                for rows, source in zip(buffers, sources)
+            ]
 
-        def step(t, *rows):
-            rows, result, i = list(rows), None, 0
-            start = tf.unstack(starts[b * stairs.size + t])
-            for s, stage in enumerate(stages):
-                first, width, product = start[stage.layer], stairs.widths[stage.layer], None
-                if stage.kernel is not None:
-                    product = _product(_rows(own[i], first, width), rows[stage.source])
-                    if sums:
-                        product += _rows(sums[i], first, width)
-                    i += 1
-                place = window[stage.layer] + first
-                result = stage.finish(lambda m, r=place, n=width: _rows(m, r, n), product, result)
-                rows[s] = update_rows(rows[s], first, result)
-            return rows
+            def step(t, results, buffers, used=used):
+                results, buffers, result = list(results), list(buffers), None
+                start = tf.unstack(starts[b * stairs.size + t])
+                for s, stage in enumerate(stages):
+                    first, width, product = start[stage.layer], stairs.widths[stage.layer], None
+                    place = window[stage.layer] + first
+                    if stage.kernel is not None:
+                        i = linked.index(stage)
+                        product = _product(_rows(used[i], first, width), buffers[i])
+                        if sums:
+                            product += _rows(sums[i], place, width)
+                    result = stage.finish(lambda m, r=place, n=width: _rows(m, r, n), product, result)
+                    results[s] = update_rows(results[s], place, result)
+                    if stage in sources:
+                        i = sources.index(stage)
+                        buffers[i] = update_rows(buffers[i], first, result)
+                return results, buffers
 
-        steps = tf.minimum(stairs.size, stairs.steps - b * stairs.size)
-        rows = _repeat(step, steps, zeros(stairs.heights))
-        return [
-            update_rows(result, window[stage.layer], own)
-            for stage, result, own in zip(stages, results, rows)
-        ]
+            results, buffers = _repeat(step, begin, tf.minimum(end, last), results, buffers)
 
-    results = zeros(stairs.rows)
-    return climb_block(0, *results) if stairs.blocks == 1 else _repeat(climb_block, stairs.blocks, results)
+        def look_right(j, sums):
+            later, updated = tf.unstack(windows[j]), []
+            for stage, source, tile, total, rows in zip(linked, sources, tiles(later, window), sums, buffers):
+                own = tf.constant(stairs.own[stage.layer])[j][:, None] & tf.constant(stairs.own[source.layer])[b]
+                product = _product(tf.where(own, tile, 0), rows)
+                product += _rows(total, later[stage.layer], stairs.heights[stage.layer])
+                updated.append(update_rows(total, later[stage.layer], product))
+            return (updated,)
+
+        if sums:
+            (sums,) = _repeat(look_right, b + 1, stairs.blocks, sums)
+        return results, sums
+
+    results = zeros(stairs.rows, stages)
+    if stairs.blocks == 1:
+        return climb_block(0, results, [])[0]
+    return _repeat(climb_block, 0, stairs.blocks, results, zeros(stairs.rows, linked))[0]
 
 
-def _repeat(body, times, state):
-    """Apply `body` to a counter and a state so many times; return the state."""
+def _repeat(body, begin, end, *state):
+    """Apply `body` to a counter, from `begin` to before `end`, and a state; return the state."""
     return tf.while_loop(
-        lambda i, *_: i < times, lambda i, *state: (i + 1, *body(i, *state)), (0, *state)
+        lambda i, *_: i < end, lambda i, *state: (i + 1, *body(i, *state)), (begin, *state)
     )[1:]
 
 
