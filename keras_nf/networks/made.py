@@ -108,19 +108,17 @@ class MADE(MLP):
             weights.append(self._condition_kernel)
         return [tf.convert_to_tensor(weight) for weight in weights]
 
-    def masked_kernels(self, weights):
-        """Return the kernels of all layers, times their masks, in the compute dtype."""
-        return [
-            product.masked(ops.cast(kernel, self.compute_dtype))
-            for product, kernel in zip(self._products, weights)
-        ]
-
     def apply(self, inputs, condition, weights):
         """Evaluate the network with given weights, in its compute dtype, on (size, batch)."""
-        h = self.apply_layer(0, inputs, condition, weights)
+        return self.outputs(inputs, condition, weights)[-1]
+
+    def outputs(self, inputs, condition, weights):
+        """Return what each layer gives before its activation; the last result is the network's."""
+        outputs = [self.apply_layer(0, inputs, condition, weights)]
         for i in range(1, len(self._products)):
-            h = self.apply_layer(i, self.activate(h), condition, weights)
-        return h
+            h = self.activate(outputs[-1])
+            outputs.append(self.apply_layer(i, h, condition, weights))
+        return outputs
 
     def apply_layer(self, i, inputs, condition, weights):
         """Return the outputs of layer `i`, before its activation."""

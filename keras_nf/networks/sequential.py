@@ -15,10 +15,9 @@ The gradient is the same climb, of the stairs turned round, with kernels transpo
 a unit is known once those of all units of higher degree are.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -67,6 +66,7 @@ class _Stairs:
         self.blocks = -(-self.steps // self.size)
         parts = min(_PARTS, self.steps) if self.blocks == 1 else 1
         self.parts = [self.size * part // parts for part in range(parts + 1)]
+        self.counts = counts.T
         ends = np.cumsum(counts, axis=1).T
         first = ends - counts.T
         self.windows = first[:: self.size]
@@ -75,15 +75,23 @@ class _Stairs:
         # Products of a single row are slow.
         self.widths[1:-1] = np.maximum(self.widths[1:-1], 2)
         self.heights = self.starts.max(axis=0) + self.widths
-        self.rows = self.windows[-1] + self.heights
+        self.missing = self.windows[-1] + self.heights - ends[-1]
         owned = np.append(self.windows[1:], ends[-1:], axis=0) - self.windows
         self.own = [np.arange(n) < end[:, None] for n, end in zip(self.heights, owned.T)]
 
-    def arrange(self, values, layer):
-        """Arrange rows, one for each unit of a layer, by step."""
+    def sort(self, values, layer):
+        """Sort rows, one for each unit of a layer, by step."""
         rows = permute(values, self.orders[layer])
-        rows = ops.flip(rows, axis=0) if self.turned else rows
-        return tf.pad(rows, [[0, self.rows[layer] - len(self.orders[layer])], [0, 0]])
+        return ops.flip(rows, axis=0) if self.turned else rows
+
+    def arrange(self, values, layer):
+        """Sort rows, and add those of no unit, as zeros."""
+        return tf.pad(self.sort(values, layer), [[0, self.missing[layer]], [0, 0]])
+
+    def arrange_kernel(self, kernel, source, layer):
+        """Arrange a kernel of shape (units that the layer takes, units of the layer)."""
+        kernel = tf.transpose(self.sort(tf.transpose(self.sort(kernel, source)), layer))
+        return tf.pad(kernel, [[0, self.missing[source]], [0, self.missing[layer]]])
 
     def restore(self, rows, layer):
         """Undo `arrange`."""
@@ -91,14 +99,8 @@ class _Stairs:
         rows = ops.flip(rows, axis=0) if self.turned else rows
         return permute(rows, invert_permutation(self.orders[layer]))
 
-    def arrange_kernel(self, kernel, layer, below):
-        """Arrange a kernel of shape (units of the layer, units of the one that it takes)."""
-        kernel = self.arrange(tf.transpose(kernel), below)
-        return self.arrange(tf.transpose(kernel), layer)
 
-
-@dataclasses.dataclass(eq=False)
-class _Stage:
+class _Stage(NamedTuple):
     """What each step does in one layer.
 
     Attributes:
@@ -107,6 +109,7 @@ class _Stage:
       finish: function of a function that takes the step's rows from a matrix, of the product, or
         `None`, and of the result of the stage before; returns the result, the step's rows.
       kernel: what the results of stage `source` are multiplied with, if anything.
+      kept: whether the results are asked for.
     """
 
     layer: int
@@ -114,74 +117,83 @@ class _Stage:
     finish: Callable
     kernel: Any = None
     source: int | None = None
+    kept: bool = True
 
 
 def _climb(stairs, stages, batch):
-    """Run all stages, in their order, at each step; return the results of each, for all rows."""
-    windows, starts = (tf.constant(a, tf.int32) for a in (stairs.windows, stairs.starts))
-    linked = [stage for stage in stages if stage.kernel is not None]
-    sources = [stages[stage.source] for stage in linked]
+    """Run all stages, in their order, at each step; return the results of those that are kept."""
+    windows, starts, counts = (
+        tf.constant(a, tf.int32) for a in (stairs.windows, stairs.starts, stairs.counts)
+    )
+    layers = [stage.layer for stage in stages]
+    linked = [s for s, stage in enumerate(stages) if stage.kernel is not None]
+    sources = [stages[s].source for s in linked]
 
     def zeros(rows, some):
-        return [tf.zeros((int(rows[stage.layer]), batch), stage.dtype) for stage in some]
+        return {s: tf.zeros((rows[layers[s]], batch), stages[s].dtype) for s in some}
 
-    def tiles(window, other):
-        """Cut what links the rows of one block to those of another, or the same, from kernels."""
-        for stage, source in zip(linked, sources):
-            size = [stairs.heights[stage.layer], stairs.heights[source.layer]]
-            yield tf.slice(stage.kernel, [window[stage.layer], other[source.layer]], size)
+    def tile(s, source_window, window):
+        """Cut what links the rows of one block to those of another, or the same, from a kernel."""
+        layer, source = layers[s], layers[stages[s].source]
+        start = [source_window[source], window[layer]]
+        size = [stairs.heights[source], stairs.heights[layer]]
+        return tf.transpose(tf.slice(stages[s].kernel, start, size))
 
     def climb_block(b, results, sums):
         window = tf.unstack(windows[b])
-        own = list(tiles(window, window))
+        kernels = {s: tile(s, window, window) for s in linked}
         buffers = zeros(0 * stairs.heights, sources)
         last = tf.minimum(stairs.size, stairs.steps - b * stairs.size)
         for begin, end in itertools.pairwise(stairs.parts):
             # Rows that no step of this part can know yet are left out.
-            reach = stairs.starts[:end].max(axis=0) + stairs.widths if stairs.blocks == 1 else stairs.heights
-            used = [kernel[:, : reach[source.layer]] for kernel, source in zip(own, sources)]
-            buffers = [
-                tf.pad(rows, [[0, reach[source.layer] - rows.shape[0]], [0, 0]])
-                for rows, source in zip(buffers, sources)
-            ]
+            reach = stairs.heights
+            if stairs.blocks == 1:
+                reach = stairs.starts[:end].max(axis=0) + stairs.widths
+            used = {s: kernels[s][:, : reach[layers[stages[s].source]]] for s in linked}
+            buffers = {
+                s: tf.pad(rows, [[0, reach[layers[s]] - rows.shape[0]], [0, 0]])
+                for s, rows in buffers.items()
+            }
 
             def step(t, results, buffers, used=used):
-                results, buffers, result = list(results), list(buffers), None
-                start = tf.unstack(starts[b * stairs.size + t])
-                for s, stage in enumerate(stages):
-                    first, width, product = start[stage.layer], stairs.widths[stage.layer], None
-                    place = window[stage.layer] + first
-                    if stage.kernel is not None:
-                        i = linked.index(stage)
-                        product = _product(_rows(used[i], first, width), buffers[i])
+                results, buffers, result = dict(results), dict(buffers), None
+                start, count = (tf.unstack(a[b * stairs.size + t]) for a in (starts, counts))
+                for s, (layer, _, finish, kernel, source, kept) in enumerate(stages):
+                    first, width, product = start[layer], stairs.widths[layer], None
+                    place = window[layer] + first
+                    if kernel is not None:
+                        product = _product(_rows(used[s], first, width), buffers[source])
                         if sums:
-                            product += _rows(sums[i], place, width)
-                    result = stage.finish(lambda m, r=place, n=width: _rows(m, r, n), product, result)
-                    results[s] = update_rows(results[s], place, result)
-                    if stage in sources:
-                        i = sources.index(stage)
-                        buffers[i] = update_rows(buffers[i], first, result)
+                            product += _rows(sums[s], place, width)
+                    result = finish(lambda m, r=place, n=width: _rows(m, r, n), product, result)
+                    if (stairs.counts[:, layer] < width).any():
+                        result = tf.where(tf.range(width, dtype=tf.int32)[:, None] < count[layer], result, 0)
+                    if kept:
+                        results[s] = update_rows(results[s], place, result)
+                    if s in sources:
+                        buffers[s] = update_rows(buffers[s], first, result)
                 return results, buffers
 
             results, buffers = _repeat(step, begin, tf.minimum(end, last), results, buffers)
 
         def look_right(j, sums):
-            later, updated = tf.unstack(windows[j]), []
-            for stage, source, tile, total, rows in zip(linked, sources, tiles(later, window), sums, buffers):
-                own = tf.constant(stairs.own[stage.layer])[j][:, None] & tf.constant(stairs.own[source.layer])[b]
-                product = _product(tf.where(own, tile, 0), rows)
-                product += _rows(total, later[stage.layer], stairs.heights[stage.layer])
-                updated.append(update_rows(total, later[stage.layer], product))
+            later, updated = tf.unstack(windows[j]), {}
+            for s in linked:
+                place, height = later[layers[s]], stairs.heights[layers[s]]
+                own = tf.constant(stairs.own[layers[s]])[j][:, None]
+                product = _product(tf.where(own, tile(s, window, later), 0), buffers[stages[s].source])
+                updated[s] = update_rows(sums[s], place, _rows(sums[s], place, height) + product)
             return (updated,)
 
         if sums:
             (sums,) = _repeat(look_right, b + 1, stairs.blocks, sums)
         return results, sums
 
-    results = zeros(stairs.rows, stages)
+    rows = stairs.missing + [len(order) for order in stairs.orders]
+    results = zeros(rows, [s for s, stage in enumerate(stages) if stage.kept])
     if stairs.blocks == 1:
-        return climb_block(0, results, [])[0]
-    return _repeat(climb_block, 0, stairs.blocks, results, zeros(stairs.rows, linked))[0]
+        return climb_block(0, results, {})[0]
+    return _repeat(climb_block, 0, stairs.blocks, results, zeros(rows, linked))[0]
 
 
 def _repeat(body, begin, end, *state):
@@ -224,29 +236,32 @@ def _map(elementwise, x, theta):
     return y, tf.zeros_like(y) if log_derivative is None else log_derivative
 
 
-def _solve(made, elementwise, x, condition, weights):
-    """Return y, and what each layer gives before its activation."""
+def _solve(made, elementwise, x, condition, weights, keeps):
+    """Return y, and what each layer gives before its activation, for the last one or all."""
     stairs, dtype, depth = _Stairs(made), made.compute_dtype, len(made.steps) - 1
-    kernels, x = made.masked_kernels(weights), stairs.arrange(x, 0)
-    stages = []
+    x, stages = stairs.arrange(x, 0), []
     for i in range(depth):
-        kernel = stairs.arrange_kernel(tf.transpose(kernels[i]), i + 1, i)
+        kernel = stairs.arrange_kernel(ops.cast(weights[i], dtype), i, i + 1)
         bias = stairs.arrange(made.layer_bias(i, condition, weights), i + 1)
         finish = lambda at, product, _, bias=bias: product + at(bias)
         # The first layer takes what the last stage gives.
-        stages.append(_Stage(i + 1, dtype, finish, kernel, len(stages) - 1 if i else 2 * depth))
+        source = len(stages) - 1 if i else 2 * depth
+        stages.append(_Stage(i + 1, dtype, finish, kernel, source, keeps or i == depth - 1))
         if i < depth - 1:
-            stages.append(_Stage(i + 1, dtype, lambda at, _, output: made.activate(output)))
+            activation = lambda at, _, output: made.activate(output)
+            stages.append(_Stage(i + 1, dtype, activation, kept=False))
     component = lambda at, _, theta: _map(elementwise, at(x), saturate(theta, x.dtype))[0]
     stages.append(_Stage(0, x.dtype, component))
-    stages.append(_Stage(0, dtype, lambda at, _, y: saturate(y, dtype)))
+    stages.append(_Stage(0, dtype, lambda at, _, y: saturate(y, dtype), kept=False))
     results = _climb(stairs, stages, _batch_size(x))
-    outputs = [stairs.restore(results[2 * i], i + 1) for i in range(depth)]
-    return stairs.restore(results[-2], 0), outputs
+    *outputs, y = [stairs.restore(rows, stages[s].layer) for s, rows in sorted(results.items())]
+    return y, outputs
 
 
 def _gradients(made, elementwise, x, y, outputs, upstream, upstream_log_det, condition, weights):
     """Return the gradients with respect to x, the condition, if any, and the weights."""
+    if len(outputs) < len(made.steps) - 1:
+        outputs = made.outputs(y, condition, weights)
     theta = saturate(outputs[-1], x.dtype)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([x, theta, *outputs])
@@ -265,8 +280,8 @@ def _gradients(made, elementwise, x, y, outputs, upstream, upstream_log_det, con
     direct, indirect = (stairs.arrange(bar, depth) for bar in (direct, indirect))
     slopes = [stairs.arrange(slope, i) for i, slope in enumerate(slopes, start=1)]
     kernels = [
-        stairs.arrange_kernel(kernel, i, i + 1)
-        for i, kernel in enumerate(made.masked_kernels(weights))
+        stairs.arrange_kernel(tf.transpose(ops.cast(weights[i], dtype)), i + 1, i)
+        for i in range(depth)
     ]
     # The sums of all derivatives with respect to y, and those with respect to the outputs.
     total = lambda at, product, _: at(upstream) + ops.cast(product, x.dtype)
@@ -276,7 +291,7 @@ def _gradients(made, elementwise, x, y, outputs, upstream, upstream_log_det, con
         finish = lambda at, product, _, slope=slopes[i - 1]: product * at(slope)
         stages.append(_Stage(i, dtype, finish, kernels[i], len(stages) - 1))
     results = _climb(stairs, stages, _batch_size(x))
-    total, *bars = [stairs.restore(r, stage.layer) for r, stage in zip(results, stages)]
+    total, *bars = [stairs.restore(rows, stages[s].layer) for s, rows in sorted(results.items())]
     bars = made.layer_gradients([y, *hidden], condition, bars[::-1], weights)
     return total * stretch + tilt, *bars
 
@@ -306,6 +321,8 @@ def solve_sequentially(made, elementwise, x, condition=None):
       y, of the shape of `x`, and the sum of the map's log-derivatives, of shape `(batch,)`.
     """
     batch = _batch_size(x)
+    # Without a tape in sight, a gradient has to evaluate the network again.
+    keeps = record.could_possibly_record()
     x, *conditions = [_fill(values) for values in (x, condition) if values is not None]
 
     @tf.custom_gradient
@@ -314,7 +331,7 @@ def solve_sequentially(made, elementwise, x, condition=None):
         weights = arguments[len(conditions) :]
         # Under two tapes, TensorFlow would ask for the gradient of the loops, which is below.
         with record.stop_recording():
-            y, outputs = _solve(made, elementwise, x, condition, weights)
+            y, outputs = _solve(made, elementwise, x, condition, weights, keeps)
             _, log_derivative = _map(elementwise, x, saturate(outputs[-1], x.dtype))
 
         def gradient(*upstream):
