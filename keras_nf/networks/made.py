@@ -133,14 +133,14 @@ class MADE(MLP):
         kernel, condition = (ops.cast(a, self.compute_dtype) for a in (weights[-1], condition))
         return bias + tf.matmul(kernel, condition, transpose_a=True)
 
-    def layer_gradients(self, inputs, condition, adjoints, weights):
-        """Return the gradients in the condition, if there is one, and in the weights.
+    def layer_gradients(self, inputs, adjoints, weights, condition):
+        """Return the gradients in the weights and, if there is one, in the condition.
 
         Args:
           inputs: what each layer takes.
-          condition: as for `apply`.
           adjoints: gradients in the outputs of each layer, before its activation.
           weights: as for `apply`.
+          condition: as for `apply`.
         """
         inputs = [ops.cast(h, self.compute_dtype) for h in inputs]
         gradients = [
@@ -151,12 +151,9 @@ class MADE(MLP):
         sources = weights
         if condition is not None:
             kernel, c = (ops.cast(a, self.compute_dtype) for a in (weights[-1], condition))
-            gradients = [
-                tf.matmul(kernel, adjoints[0]),
-                *gradients,
-                tf.matmul(c, adjoints[0], transpose_b=True),
-            ]
-            sources = [condition, *weights]
+            gradients.append(tf.matmul(c, adjoints[0], transpose_b=True))
+            gradients.append(tf.matmul(kernel, adjoints[0]))
+            sources = [*weights, condition]
         return [ops.cast(bar, source.dtype) for bar, source in zip(gradients, sources)]
 
     def call(self, inputs, condition=None):
