@@ -146,7 +146,7 @@ def test_gradients_of_a_graph_traced_without_a_tape(elementwise, condition_size)
 @pytest.mark.usefixtures("blocks")
 def test_a_batch_that_is_filled(elementwise, condition_size, monkeypatch):
     """Columns that are there for the sake of alignment count nowhere."""
-    monkeypatch.setattr("keras_nf.networks.sequential._LARGE_BATCH", 1)
+    monkeypatch.setattr("keras_nf.layout._LARGE_BATCH", 1)
     flow, x, condition = make("many-steps", elementwise, condition_size, "float64")
     y, log_det = flow.forward_and_log_det(x, condition)
     expected_y, expected_log_det = component_by_component(flow, x, condition)
