@@ -48,7 +48,7 @@ class _Stairs:
     """
 
     def __init__(self, made, turned=False):
-        self.turned, self.steps = turned, len(made.steps[0])
+        self.turned, self.dtype, self.steps = turned, made.compute_dtype, len(made.steps[0])
         orders = [np.argsort(steps, kind="stable") for steps in made.steps]
         counts = [np.bincount(steps, minlength=self.steps) for steps in made.steps]
         self.orders = [order[::-1] for order in orders] if turned else orders
@@ -74,9 +74,9 @@ class _Stairs:
         """Sort rows, one for each unit of a layer, by step; rows of no unit follow, as zeros."""
         return tf.pad(permute(values, self.orders[layer]), [[0, self.missing[layer]], [0, 0]])
 
-    def arrange_kernel(self, kernel, layer):
-        """Arrange the kernel between a layer and the next, its rows those of what it gives."""
-        kernel = tf.transpose(permute(kernel, self.orders[layer]))
+    def arrange_kernel(self, weight, layer):
+        """Arrange the kernel between a layer and the next, with a row for each unit it leads to."""
+        kernel = tf.transpose(permute(ops.cast(weight, self.dtype), self.orders[layer]))
         kernel = permute(kernel, self.orders[layer + 1])
         kernel = tf.pad(kernel, [[0, self.missing[i]] for i in (layer + 1, layer)])
         return tf.transpose(kernel) if self.turned else kernel
@@ -103,32 +103,33 @@ class _Stage(NamedTuple):
     give: Callable = tf.identity
 
 
-def _climb(stairs, stages, kept, x, dtype):
-    """Run the stages, one for each layer, in turn at each step; return the `kept` results."""
+def _climb(stairs, stages, kept, x):
+    """Run the stages, one for each layer, in turn at each step.
+
+    Returns the results of layer 0, of the dtype of `x`, and of the layers that are `kept`.
+    """
     tables = stairs.windows, stairs.starts, stairs.counts
     windows, starts, counts = (tf.constant(table, tf.int32) for table in tables)
-    # The first stage takes what the last one gave in the steps before.
-    sources = dict(zip(stages, [list(stages)[-1], *stages]))
-    sources = {i: below for i, below in sources.items() if stages[i].kernel is not None}
-    batch, heights = batch_size(x), stairs.heights
+    batch, heights, below = batch_size(x), stairs.heights, 1 if stairs.turned else -1
+    sources = {i: i + below for i, stage in stages.items() if stage.kernel is not None}
 
     def tile(i, window, other):
         """Return what links the rows of a block to what the same or another block gives."""
         size = [heights[i], heights[sources[i]]]
         return tf.slice(stages[i].kernel, [window[i], other[sources[i]]], size)
 
-    def zeros(layers):
+    def zeros(layers, dtype=stairs.dtype):
         rows = stairs.windows[-1] + stairs.missing
-        return {i: tf.zeros((rows[i], batch), dtype if i > 0 else x.dtype) for i in layers}
+        return {i: tf.zeros((rows[i], batch), dtype) for i in layers}
 
     def climb_block(b, results, sums):
         window = tf.unstack(windows[b])
-        given = {i: tf.zeros((0, batch), dtype) for i in sources.values()}
+        given = {i: tf.zeros((0, batch), stairs.dtype) for i in sources.values()}
         parts = [0, -(-stairs.size // 2), stairs.size] if stairs.blocks == 1 else [0, stairs.size]
         for begin, end in itertools.pairwise(parts):
             # Rows that no step of this part can know yet are left out.
             reach = stairs.reach(end)
-            own = {i: tile(i, window, window)[:, : reach[below]] for i, below in sources.items()}
+            own = {i: tile(i, window, window)[:, : reach[s]] for i, s in sources.items()}
             for i, rows in given.items():
                 given[i] = tf.pad(rows, [[0, reach[i] - rows.shape[0]], [0, 0]])
 
@@ -164,10 +165,11 @@ def _climb(stairs, stages, kept, x, dtype):
             (sums,) = _repeat(look_right, b + 1, stairs.blocks, sums)
         return results, sums
 
+    results = {**zeros(kept), **zeros([0], x.dtype)}
     if stairs.blocks == 1:
-        results, _ = climb_block(0, zeros(kept), {})
+        results, _ = climb_block(0, results, {})
     else:
-        results, _ = _repeat(climb_block, 0, stairs.blocks, zeros(kept), zeros(sources))
+        results, _ = _repeat(climb_block, 0, stairs.blocks, results, zeros(sources))
     return {i: stairs.restore(rows, i) for i, rows in results.items()}
 
 
@@ -200,24 +202,24 @@ def _map(elementwise, x, theta):
 
 def _solve(made, elementwise, keeps, x, weights, condition=None):
     """Return y and the outputs of the layers, of the last one alone if it keeps no others."""
-    stairs, dtype, depth, stages = _Stairs(made), made.compute_dtype, len(made.steps) - 1, {}
+    stairs, depth, stages = _Stairs(made), len(made.steps) - 1, {}
     for i in range(depth):
-        kernel = stairs.arrange_kernel(ops.cast(weights[i], dtype), i)
+        kernel = stairs.arrange_kernel(weights[i], i)
         bias = stairs.arrange(made.layer_bias(i, condition, weights), i + 1)
         stages[i + 1] = _Stage(lambda product, _, b: product + b, [bias], kernel, made.activate)
     stages[0] = _Stage(
         lambda _, theta, x: _map(elementwise, x, theta)[0],
         [stairs.arrange(x, 0)],
-        give=lambda y: saturate(y, dtype),
+        give=lambda y: saturate(y, stairs.dtype),
     )
     kept = range(1, depth + 1) if keeps else [depth]
-    results = _climb(stairs, stages, [0, *kept], x, dtype)
+    results = _climb(stairs, stages, kept, x)
     return results[0], [results[i] for i in kept]
 
 
 def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, condition=None):
     """Return the gradients with respect to x, the weights and the condition, if there is one."""
-    stairs, dtype, depth = _Stairs(made, turned=True), made.compute_dtype, len(made.steps) - 1
+    stairs, depth = _Stairs(made, turned=True), len(made.steps) - 1
     outputs = outputs if len(outputs) == depth else made.outputs(y, condition, weights)
     theta = saturate(outputs[-1], x.dtype)
     with tf.GradientTape(persistent=True) as tape:
@@ -227,7 +229,7 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
         hidden = [made.activate(output) for output in outputs[:-1]]
     stretch, direct = tape.gradient(value, [x, theta], unconnected_gradients="zero")
     tilt, indirect = tape.gradient(weighted, [x, theta], unconnected_gradients="zero")
-    kernels = [stairs.arrange_kernel(ops.cast(weights[i], dtype), i) for i in range(depth)]
+    kernels = [stairs.arrange_kernel(weights[i], i) for i in range(depth)]
     stages = {
         0: _Stage(
             lambda product, _, upstream: upstream + ops.cast(product, x.dtype),
@@ -235,14 +237,14 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
             kernels[0],
         ),
         depth: _Stage(
-            lambda _, total, direct, indirect: ops.cast(direct * total + indirect, dtype),
+            lambda _, total, direct, indirect: ops.cast(direct * total + indirect, stairs.dtype),
             [stairs.arrange(rows, depth) for rows in (direct, indirect)],
         ),
     }
     for i in reversed(range(1, depth)):
         slope = stairs.arrange(tape.gradient(hidden[i - 1], outputs[i - 1]), i)
         stages[i] = _Stage(lambda product, _, slope: product * slope, [slope], kernels[i])
-    bars = _climb(stairs, stages, stages, x, dtype)
+    bars = _climb(stairs, stages, stages, x)
     total, *adjoints = (bars[i] for i in range(depth + 1))
     own = made.layer_gradients([y, *hidden], adjoints, weights, condition)
     return total * stretch + tilt, *own
