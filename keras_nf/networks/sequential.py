@@ -146,7 +146,9 @@ def _climb(stairs, stages, kept, x):
                     if i in results:
                         results[i] = update_rows(results[i], place, result)
                     if i in given:
-                        rows = _first_rows(stage.give(result), count[i])
+                        rows = stage.give(result)
+                        if (stairs.counts[:, i] < width).any():
+                            rows = _first_rows(rows, count[i])
                         given[i] = update_rows(given[i], start[i], rows)
                 return results, given
 
@@ -230,16 +232,11 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
     stretch, direct = tape.gradient(value, [x, theta], unconnected_gradients="zero")
     tilt, indirect = tape.gradient(weighted, [x, theta], unconnected_gradients="zero")
     kernels = [stairs.arrange_kernel(weights[i], i) for i in range(depth)]
+    upstream = [stairs.arrange(upstream, 0)]
+    derivatives = [stairs.arrange(rows, depth) for rows in (direct, indirect)]
     stages = {
-        0: _Stage(
-            lambda product, _, upstream: upstream + ops.cast(product, x.dtype),
-            [stairs.arrange(upstream, 0)],
-            kernels[0],
-        ),
-        depth: _Stage(
-            lambda _, total, direct, indirect: ops.cast(direct * total + indirect, stairs.dtype),
-            [stairs.arrange(rows, depth) for rows in (direct, indirect)],
-        ),
+        0: _Stage(lambda product, _, bar: bar + ops.cast(product, x.dtype), upstream, kernels[0]),
+        depth: _Stage(lambda _, bar, d, i: ops.cast(d * bar + i, stairs.dtype), derivatives),
     }
     for i in reversed(range(1, depth)):
         slope = stairs.arrange(tape.gradient(hidden[i - 1], outputs[i - 1]), i)
