@@ -80,15 +80,14 @@ def refuse_forward_mode(what, tensors):
 
 
 def differentiable_once(what, gradients):
-    """Return gradients of which another derivative is an error."""
+    """Return the gradients; an error is raised where those of them are asked for."""
 
     @tf.custom_gradient
     def once(*gradients):
         def refuse(*upstream):
             raise NotImplementedError(
-                f"{what} has first derivatives, but no second ones. Use the other direction, which "
-                "has all: the inverse of a MaskedAutoregressive flow, the forward direction of an "
-                "InverseAutoregressive one."
+                f"{what} has first derivatives, but no second ones. Use the other direction of the "
+                "flow, which has all."
             )
 
         return [tf.identity(gradient) for gradient in gradients], refuse

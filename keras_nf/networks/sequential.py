@@ -4,10 +4,10 @@ A hidden unit of degree k depends on the first k components alone. So the layers
 units sorted by degree, step t computes those of degree t, layer by layer, then the parameters of
 component t, then the component, on which the next step builds. What is not known yet is zero.
 
-All steps share one loop body: each computes as many rows as the widest step, of which it gives on
-its own; the next step overwrites the others. Blocks of steps, whose rows fit the cache, share
-another: a block climbs on its own rows alone, then looks right and adds its products to the sums
-of the blocks to come. So compilation takes as long for events of any size.
+All steps share one loop body: each computes as many rows as the widest step has, gives zeros for
+those that come too early, and the next step overwrites them. Blocks of steps, whose rows fit the
+cache, share another: a block climbs on its own rows alone, then looks right and adds its products
+to the sums of the blocks to come. So compilation takes as long for events of any size.
 
 The gradient is the same climb, of the stairs turned round: the adjoint of a unit is known once
 those of all units of higher degree are. Given all, the gradient of a kernel is one product.
@@ -41,6 +41,7 @@ class _Stairs:
     """Which rows a step computes, and a block of steps. Layer 0 are the components.
 
     Attributes:
+      orders: the units of each layer, by step; `missing` rows without a unit follow.
       heights, widths: number of rows of a block, and of a step, in each layer.
       counts: how many rows of a step are its own, of shape (steps, layers).
       windows: first row of each block, and after the last one, of shape (blocks + 1, layers).
@@ -106,7 +107,7 @@ class _Stage(NamedTuple):
 def _climb(stairs, stages, kept, x):
     """Run the stages, one for each layer, in turn at each step.
 
-    Returns the results of layer 0, of the dtype of `x`, and of the layers that are `kept`.
+    Returns the results of layer 0, in the dtype of `x`, and of the layers that are `kept`.
     """
     tables = stairs.windows, stairs.starts, stairs.counts
     windows, starts, counts = (tf.constant(table, tf.int32) for table in tables)
@@ -236,7 +237,7 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
     derivatives = [stairs.arrange(rows, depth) for rows in (direct, indirect)]
     stages = {
         0: _Stage(lambda product, _, bar: bar + ops.cast(product, x.dtype), upstream, kernels[0]),
-        depth: _Stage(lambda _, bar, d, i: ops.cast(d * bar + i, stairs.dtype), derivatives),
+        depth: _Stage(lambda _, bar, a, b: ops.cast(a * bar + b, stairs.dtype), derivatives),
     }
     for i in reversed(range(1, depth)):
         slope = stairs.arrange(tape.gradient(hidden[i - 1], outputs[i - 1]), i)
