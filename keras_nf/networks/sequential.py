@@ -198,8 +198,7 @@ def _product(kernel, values):
 
 def _map(elementwise, x, theta):
     """Return the values and log-derivatives of the map; `theta` has its parameters in turn."""
-    theta = tf.split(saturate(theta, x.dtype), elementwise.parameters)
-    y, log_derivative = elementwise.forward(x, *theta)
+    y, log_derivative = elementwise.forward(x, *tf.split(theta, elementwise.parameters))
     return y, tf.zeros_like(y) if log_derivative is None else log_derivative
 
 
@@ -211,7 +210,7 @@ def _solve(made, elementwise, keeps, x, weights, condition=None):
         bias = stairs.arrange(made.layer_bias(i, condition, weights), i + 1)
         stages[i + 1] = _Stage(lambda product, _, b: product + b, [bias], kernel, made.activate)
     stages[0] = _Stage(
-        lambda _, theta, x: _map(elementwise, x, theta)[0],
+        lambda _, theta, x: _map(elementwise, x, saturate(theta, x.dtype))[0],
         [stairs.arrange(x, 0)],
         give=lambda y: saturate(y, stairs.dtype),
     )
@@ -270,7 +269,7 @@ def solve_sequentially(made, elementwise, x, condition=None):
         # Under two tapes, TensorFlow would ask for the gradient of the loops, which is below.
         with record.stop_recording():
             y, outputs = _solve(made, elementwise, keeps, x, *others)
-            _, log_derivative = _map(elementwise, x, outputs[-1])
+            _, log_derivative = _map(elementwise, x, saturate(outputs[-1], x.dtype))
 
         def gradient(*upstream):
             # The tapes see tensors of this graph alone, which may be that of a loop's gradient.
