@@ -9,14 +9,21 @@ from keras import ops
 from tensorflow.python.eager import forwardprop_util
 
 __all__ = [
+    "batch_size",
+    "differentiable_once",
     "feature_major",
+    "fill_lines",
     "has_accelerator",
     "is_portable",
     "portable_operations",
     "refuse_forward_mode",
     "saturate",
+    "take_rows",
     "update_rows",
 ]
+
+# From this size on, a few more events cost less than rows that cross cache lines.
+_LARGE_BATCH = 256
 
 _portable = contextvars.ContextVar("portable", default=False)
 
@@ -36,12 +43,29 @@ def is_portable():
     return _portable.get()
 
 
+def batch_size(values):
+    """Return the number of columns of a matrix, as a tensor where it is unknown."""
+    return values.shape[1] if values.shape[1] is not None else tf.shape(values)[1]
+
+
+def take_rows(values, row, count):
+    """Return `count` rows of a matrix, from number `row` on."""
+    return tf.slice(values, [row, 0], [count, batch_size(values)])
+
+
 def update_rows(values, row, rows):
     """Return `values` with some rows, from number `row` on, replaced by `rows`."""
     if not is_portable():
         return ops.slice_update(values, (row, 0), rows)
     indices = row + tf.range(tf.shape(rows)[0])
     return tf.tensor_scatter_nd_update(values, indices[:, None], rows)
+
+
+def fill_lines(values):
+    """Repeat the last column so that rows of a large batch start at the bounds of cache lines."""
+    batch = values.shape[1]
+    missing = 0 if batch is None or batch < _LARGE_BATCH else -batch % 16
+    return tf.concat([values, *[values[:, -1:]] * missing], axis=1) if missing else values
 
 
 def refuse_forward_mode(what, tensors):
@@ -53,6 +77,22 @@ def refuse_forward_mode(what, tensors):
             f"{what} has no derivatives in forward mode (tf.autodiff.ForwardAccumulator). Use a "
             "tf.GradientTape; `jacobian` and `batch_jacobian` of one give the same numbers."
         )
+
+
+def differentiable_once(what, gradients):
+    """Return the gradients; an error is raised where those of them are asked for."""
+
+    @tf.custom_gradient
+    def once(*gradients):
+        def refuse(*upstream):
+            raise NotImplementedError(
+                f"{what} has first derivatives, but no second ones. Use the other direction of the "
+                "flow, which has all."
+            )
+
+        return [tf.identity(gradient) for gradient in gradients], refuse
+
+    return once(*gradients)
 
 
 def saturate(x, dtype):

@@ -84,7 +84,6 @@ def blocks(request, monkeypatch):
     """Cut layers as small as those of the tests into blocks of so many rows."""
     if request.param is not None:
         monkeypatch.setattr("keras_nf.networks.sequential._BLOCK_ROWS", request.param)
-        monkeypatch.setattr("keras_nf.networks.sequential._SINGLE_ROWS", 0)
 
 
 @dtypes
@@ -147,7 +146,7 @@ def test_gradients_of_a_graph_traced_without_a_tape(elementwise, condition_size)
 @pytest.mark.usefixtures("blocks")
 def test_a_batch_that_is_filled(elementwise, condition_size, monkeypatch):
     """Columns that are there for the sake of alignment count nowhere."""
-    monkeypatch.setattr("keras_nf.networks.sequential._LARGE_BATCH", 1)
+    monkeypatch.setattr("keras_nf.layout._LARGE_BATCH", 1)
     flow, x, condition = make("many-steps", elementwise, condition_size, "float64")
     y, log_det = flow.forward_and_log_det(x, condition)
     expected_y, expected_log_det = component_by_component(flow, x, condition)
@@ -155,6 +154,35 @@ def test_a_batch_that_is_filled(elementwise, condition_size, monkeypatch):
     assert_close(y, expected_y.numpy(), "float64")
     assert_close(log_det, expected_log_det.numpy(), "float64")
     assert_same_gradients(flow, x, condition, "float64", flow.forward_and_log_det)
+
+
+@pytest.mark.parametrize("condition_size", [0, 3])
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.usefixtures("blocks")
+def test_mixed_precision(kind, condition_size):
+    """The climb computes in half precision what the network computes there, and no more."""
+    exact, x, condition = make("many-steps", Affine(), condition_size, "float32")
+    config = {**exact.get_config(), "dtype": f"mixed_{kind}", "name": "mixed"}
+    config = {key: value for key, value in config.items() if key != "elementwise"}
+    flow = Autoregressive(Affine(), **config)
+    flow.inverse_and_log_det(x, condition)
+    flow.set_weights([0.3 * weight for weight in exact.get_weights()])
+    exact.set_weights(flow.get_weights())
+
+    def results(flow):
+        sources = [x, *(weight.value for weight in flow.trainable_variables)]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, log_det = flow.forward_and_log_det(x, condition)
+            loss = tf.reduce_mean(tf.cast(y, "float32") ** 2) + tf.reduce_mean(log_det)
+        return [y, log_det, *tape.gradient(loss, sources)]
+
+    # Numbers of 11 and of 8 bits; some tens of roundings.
+    tolerance = {"float16": 5e-3, "bfloat16": 4e-2}[kind]
+    for actual, expected in zip(results(flow), results(exact), strict=True):
+        actual, expected = (np.asarray(tf.cast(a, "float32")) for a in (actual, expected))
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(actual, expected, rtol=0.0, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("activation", ["relu", "elu", "gelu", "sigmoid", "softplus"])
@@ -185,8 +213,8 @@ def test_compiled_gradient(jit_compile):
 
 @pytest.mark.parametrize("sizes", [(6, 64), (64, 784), (784, 3072)], ids=str)
 def test_graph_does_not_grow_with_the_event(sizes):
-    # Layers of less than 192 units are one block, and have a graph of their own.
-    hidden_units = 128 if sizes[1] < 192 else 1024
+    # Layers of less than 256 units are one block, and have a graph of their own.
+    hidden_units = 128 if sizes[1] < 256 else 1024
 
     def operations(size):
         flow = keras_nf.maf(event_size=size, layers=2, hidden_units=(hidden_units,))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -12,7 +13,7 @@ from keras_nf.layout import feature_major
 from keras_nf.networks.masked import MaskedProduct
 from keras_nf.networks.masks import hidden_degrees, made_levels
 from keras_nf.networks.mlp import MLP, fan_in_uniform
-from keras_nf.permutation import check_permutation, resolve_permutation
+from keras_nf.permutation import check_permutation, invert_permutation, resolve_permutation
 from keras_nf.seeds import draw_seed
 
 __all__ = ["MADE"]
@@ -80,6 +81,9 @@ class MADE(MLP):
         conditional = condition_shape is not None
         self._order = resolve_permutation(self.order, size, self.seed, "order")
         self._degrees = tuple(hidden_degrees(size, self.hidden_units, conditional))
+        component = invert_permutation(self._order)
+        # In which step of the sequential direction each unit is known, by layer.
+        self.steps = (component, *self._degrees, np.tile(component, self.parameters))
         levels = made_levels(self._order, self._degrees, self.parameters)
         groups = [*[1] * len(self._degrees), self.parameters]
         self._products = [MaskedProduct(*pair, n) for pair, n in zip(levels, groups)]
@@ -106,10 +110,15 @@ class MADE(MLP):
 
     def apply(self, inputs, condition, weights):
         """Evaluate the network with given weights, in its compute dtype, on (size, batch)."""
-        h = self.apply_layer(0, inputs, condition, weights)
+        return self.outputs(inputs, condition, weights)[-1]
+
+    def outputs(self, inputs, condition, weights):
+        """Return what each layer gives before its activation; the last result is the network's."""
+        outputs = [self.apply_layer(0, inputs, condition, weights)]
         for i in range(1, len(self._products)):
-            h = self.apply_layer(i, self.activate(h), condition, weights)
-        return h
+            h = self.activate(outputs[-1])
+            outputs.append(self.apply_layer(i, h, condition, weights))
+        return outputs
 
     def apply_layer(self, i, inputs, condition, weights):
         """Return the outputs of layer `i`, before its activation."""
@@ -124,14 +133,14 @@ class MADE(MLP):
         kernel, condition = (ops.cast(a, self.compute_dtype) for a in (weights[-1], condition))
         return bias + tf.matmul(kernel, condition, transpose_a=True)
 
-    def layer_gradients(self, inputs, condition, adjoints, weights):
-        """Return the gradients in the condition, if there is one, and in the weights.
+    def layer_gradients(self, inputs, adjoints, weights, condition):
+        """Return the gradients in the weights and, if there is one, in the condition.
 
         Args:
           inputs: what each layer takes.
-          condition: as for `apply`.
           adjoints: gradients in the outputs of each layer, before its activation.
           weights: as for `apply`.
+          condition: as for `apply`.
         """
         inputs = [ops.cast(h, self.compute_dtype) for h in inputs]
         gradients = [
@@ -142,12 +151,9 @@ class MADE(MLP):
         sources = weights
         if condition is not None:
             kernel, c = (ops.cast(a, self.compute_dtype) for a in (weights[-1], condition))
-            gradients = [
-                tf.matmul(kernel, adjoints[0]),
-                *gradients,
-                tf.matmul(c, adjoints[0], transpose_b=True),
-            ]
-            sources = [condition, *weights]
+            gradients.append(tf.matmul(c, adjoints[0], transpose_b=True))
+            gradients.append(tf.matmul(kernel, adjoints[0]))
+            sources = [*weights, condition]
         return [ops.cast(bar, source.dtype) for bar, source in zip(gradients, sources)]
 
     @property
