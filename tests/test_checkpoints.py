@@ -178,7 +178,7 @@ class TestBackupAndRestore:
         """A script that draws its orders without a seed does not go on with another model."""
         self.interrupted(tmp_path)
         with pytest.raises(ValueError, match=r"weights of another model.*seeds"):
-            self.restart(tmp_path, compiled_model(order="random", seed=3))
+            self.restart(tmp_path, compiled_model(order="random", seed=4))
 
 
 class Interrupt(keras.callbacks.Callback):

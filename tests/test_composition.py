@@ -13,7 +13,7 @@ SMALL = {"hidden_units": (8,)}
 def test_random_orders_differ_from_layer_to_layer(recipe):
     flow = recipe(16, layers=4, order="random", seed=0, **SMALL)
     flow.build((None, 16))
-    orders = {tuple(layer.conditioner._order) for layer in flow.flows}
+    orders = {tuple(layer.conditioner.component_order) for layer in flow.flows}
     assert len(orders) == 4
 
 
@@ -31,7 +31,7 @@ def test_orders_are_reversed_from_layer_to_layer(recipe, order):
     flow = recipe(4, layers=3, **options)
     flow.build((None, 4))
     first = ORDERS[order or "sequential"]
-    orders = [list(layer.conditioner._order) for layer in flow.flows]
+    orders = [list(layer.conditioner.component_order) for layer in flow.flows]
     assert orders == [first, first[::-1], first]
 
 
@@ -39,7 +39,7 @@ def test_orders_are_reversed_from_layer_to_layer(recipe, order):
 def test_random_masks_differ_from_pair_to_pair(recipe):
     flow = recipe(16, layers=8, mask="random", seed=0, **SMALL)
     flow.build((None, 16))
-    kept = [frozenset(layer._order[: layer._kept_size]) for layer in flow.flows[:8]]
+    kept = [frozenset(layer.component_order[: layer._kept_size]) for layer in flow.flows[:8]]
     for first, second in zip(kept[::2], kept[1::2]):
         assert first | second == set(range(16))
         assert not first & second

@@ -446,7 +446,10 @@ def test_folds_of_a_planar_flow(folds):
     "base", ["gauss", None, ["normal"], tfd.Normal(0.0, 1.0)], ids=lambda b: type(b).__name__
 )
 def test_unknown_base(base):
-    with refused("`base` must be one of 'normal', 'uniform', 'logistic' or a function", "Received"):
+    with refused(
+        "`base` must be one of 'normal', 'uniform', 'logistic', a layer of keras_nf.bases",
+        "Received",
+    ):
         FlowModel(maf(), base=base)
 
 
@@ -651,8 +654,8 @@ def batches_of(*columns):
         (X[:, 0], ("shape (rows, event_size)", "(8,)", "is missing", "data[:, None]")),
         (dataset(X[:, 0]), ("shape (rows, event_size)", "(None,)", "is missing")),
         (1.0, ("`data` must have shape (..., event_size)", "Received: 1.0")),
-        (dataset(X, X), ("an array or a dataset of arrays", "Received: a tuple", "Take x alone")),
-        (dataset({"x": X}), ("an array or a dataset of arrays", "Received: a dict")),
+        ({"y": X}, ("a dictionary with 'x'", "keys ['y']")),
+        (dataset({"y": X}), ("a dictionary with 'x'", "keys ['y']")),
         (dataset(X).take(0), ("at least two rows", "Received: 0")),
         (dataset(X).repeat(), ("`data` must end", "without `repeat`")),
         (np.ma.array(X, mask=X > 1.0), ("no masked values", f"with {np.sum(X > 1.0)} of them")),
@@ -687,8 +690,8 @@ def batches_of(*columns):
         "no-event-axis",
         "no-event-axis-in-a-dataset",
         "scalar",
-        "dataset-of-tuples",
-        "dataset-of-dicts",
+        "dictionary",
+        "dataset-of-dictionaries",
         "empty-dataset",
         "endless-dataset",
         "masked",

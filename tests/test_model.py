@@ -725,10 +725,11 @@ class TestSummary:
         model, text = self.text(keras_nf.Chain([*maf().flows, keras_nf.Standardize()]))
         # A kernel and a bias from 3 to 8, and from 8 to 2 x 3, in each of two layers.
         trainable = 2 * ((3 + 1) * 8 + (8 + 1) * 6)
-        assert model.count_params() == trainable + 6
-        assert f"Total params: {trainable + 6}" in text
+        # Mean and standard deviation, and whether they were taken from data.
+        assert model.count_params() == trainable + 7
+        assert f"Total params: {trainable + 7}" in text
         assert f"Trainable params: {trainable}" in text
-        assert "Non-trainable params: 6" in text
+        assert "Non-trainable params: 7" in text
 
 
 class TestHowItTrains:

@@ -83,7 +83,7 @@ dtypes = pytest.mark.parametrize("dtype", ["float64", "float32"])
 def blocks(request, monkeypatch):
     """Cut layers as small as those of the tests into blocks of so many rows."""
     if request.param is not None:
-        monkeypatch.setattr("keras_nf.networks.sequential._BLOCK_ROWS", request.param)
+        monkeypatch.setattr("keras_nf.networks.stairs._BLOCK_ROWS", request.param)
 
 
 @dtypes

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_nf.flow.arguments import to_events
+from keras_nf.inputs import join_inputs, split_inputs
 
 __all__ = ["events_of", "latents_of"]
 
@@ -15,8 +16,8 @@ def events_of(data):
     """Return the data of what `fit` takes, without conditions and weights."""
     if isinstance(data, tf.data.Dataset):
         is_structured = isinstance(data.element_spec, (dict, tuple))
-        return data.map(lambda *element: _split(element)[0]) if is_structured else data
-    return data["x"] if isinstance(data, dict) else data
+        return data.map(lambda *element: _split(_as_one(element))[0]) if is_structured else data
+    return _split(data)[0] if isinstance(data, dict) else data
 
 
 def latents_of(flow, data):
@@ -25,9 +26,8 @@ def latents_of(flow, data):
         data = _in_batches(data)
 
     def inverse(*element):
-        x, condition = _split(element)
-        z = flow.inverse(to_events(flow, x), condition=condition)
-        return z if condition is None else {"x": z, "condition": condition}
+        x, condition = _split(_as_one(element))
+        return join_inputs(flow.inverse(to_events(flow, x), condition=condition), condition)
 
     for element in data.take(1):
         # Outside of the graph below, which would keep the weights.
@@ -37,10 +37,12 @@ def latents_of(flow, data):
 
 def _split(element):
     """Return events and condition of an element of a dataset, which may go on with weights."""
-    x = element[0]
-    if isinstance(x, (tuple, list)):
-        x = x[0]
-    return (x["x"], x.get("condition")) if isinstance(x, dict) else (x, None)
+    return split_inputs(element[0] if isinstance(element, tuple) else element)
+
+
+def _as_one(arguments):
+    """Return an element of a dataset, whose tuples `map` hands on as several arguments."""
+    return arguments if len(arguments) > 1 else arguments[0]
 
 
 def _in_batches(arrays):

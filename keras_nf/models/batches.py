@@ -6,33 +6,10 @@ import tensorflow as tf
 
 from keras_nf.arguments import check_count
 from keras_nf.flow.arguments import check_floating, title, to_events
+from keras_nf.inputs import join_inputs, split_inputs
 from keras_nf.models.pipeline import as_arrays, count_rows, make_batches
 
-__all__ = ["batch_shape", "join_inputs", "specs_of", "split_inputs", "to_arrays", "to_batches"]
-
-
-def split_inputs(inputs: Any) -> tuple[Any, Any]:
-    """Split what `fit` and `call` take, or its shapes, into the data and the condition."""
-    if not isinstance(inputs, dict):
-        if isinstance(inputs, (list, tuple)) and any(
-            isinstance(part, (list, tuple)) or hasattr(part, "shape") for part in inputs
-        ):
-            raise ValueError(
-                f"Expected one tensor, or a dictionary with 'x' and 'condition'. Received: "
-                f"{type(inputs).__name__} of {len(inputs)}."
-            )
-        return inputs, None
-    if "x" not in inputs or not set(inputs) <= {"x", "condition"}:
-        raise ValueError(
-            f"Expected a dictionary with 'x' and, optionally, 'condition'. Received: keys "
-            f"{sorted(inputs)}."
-        )
-    return inputs["x"], inputs.get("condition")
-
-
-def join_inputs(x: Any, condition: Any = None) -> Any:
-    """Return the data alone, or a dictionary of both where there is a condition."""
-    return x if condition is None else {"x": x, "condition": condition}
+__all__ = ["batch_shape", "specs_of", "to_arrays", "to_batches"]
 
 
 def specs_of(data: Any) -> Any:

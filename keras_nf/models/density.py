@@ -13,8 +13,9 @@ from keras_nf.bases import Base, check_base, is_function, make_base, numbers_of
 from keras_nf.flow.arguments import check_condition, title, to_condition, to_events
 from keras_nf.flow.contract import Flow
 from keras_nf.flow.door import BUILDING
+from keras_nf.inputs import join_inputs, split_inputs
 from keras_nf.layout import portable_operations
-from keras_nf.models.batches import batch_shape, join_inputs, split_inputs, to_batches
+from keras_nf.models.batches import batch_shape, to_batches
 from keras_nf.models.export import export_saved_model, input_specs
 from keras_nf.models.files import StoredModel
 from keras_nf.models.rows import Graphs
@@ -91,7 +92,9 @@ class DensityModel(StoredModel):
         return distribution.log_prob(x, condition=self.encode(condition))
 
     def _check_positions(self, x, event_shape):
-        if not x.shape[-event_shape.rank :].is_compatible_with(event_shape):
+        positions = event_shape.rank - self.flow.event_ndims
+        given = x.shape[-event_shape.rank :][:positions]
+        if not given.is_compatible_with(event_shape[:positions]):
             raise ValueError(
                 f"Expected data of shape {batch_shape(event_shape)}, as the base function has it. "
                 f"Received: shape {tuple(x.shape)}. Pass whole events, or give the base event "

@@ -8,14 +8,8 @@ import tensorflow as tf
 from keras_nf.arguments import check_count
 from keras_nf.flow.arguments import title
 from keras_nf.flows.planar import Planar
-from keras_nf.models.batches import (
-    batch_shape,
-    join_inputs,
-    specs_of,
-    split_inputs,
-    to_arrays,
-    to_batches,
-)
+from keras_nf.inputs import join_inputs, split_inputs
+from keras_nf.models.batches import batch_shape, specs_of, to_arrays, to_batches
 from keras_nf.models.density import DensityModel
 from keras_nf.models.pipeline import split_rows
 

@@ -79,12 +79,12 @@ class MADE(MLP):
     def build(self, inputs_shape, condition_shape=None):
         size = inputs_shape[-1]
         conditional = condition_shape is not None
-        self._order = resolve_permutation(self.order, size, self.seed, "order")
+        self.component_order = resolve_permutation(self.order, size, self.seed, "order")
         self._degrees = tuple(hidden_degrees(size, self.hidden_units, conditional))
-        component = invert_permutation(self._order)
+        component = invert_permutation(self.component_order)
         # In which step of the sequential direction each unit is known, by layer.
         self.steps = (component, *self._degrees, np.tile(component, self.parameters))
-        levels = made_levels(self._order, self._degrees, self.parameters)
+        levels = made_levels(self.component_order, self._degrees, self.parameters)
         groups = [*[1] * len(self._degrees), self.parameters]
         self._products = [MaskedProduct(*pair, n) for pair, n in zip(levels, groups)]
         self.units = self.parameters * size
@@ -155,10 +155,6 @@ class MADE(MLP):
             gradients.append(tf.matmul(kernel, adjoints[0]))
             sources = [*weights, condition]
         return [ops.cast(bar, source.dtype) for bar, source in zip(gradients, sources)]
-
-    @property
-    def component_order(self):
-        return self._order
 
     def call(self, inputs, condition=None):
         inputs, restore = feature_major(inputs)
