@@ -15,14 +15,16 @@ except ModuleNotFoundError as error:
 if keras.backend.backend() != "tensorflow":
     raise ImportError(_NEEDS_TENSORFLOW.format(keras.backend.backend()))
 
-from keras_nf import bases, datasets
+from keras_nf import bases, datasets, elementwise
 from keras_nf.diagnostics import check_flow
 from keras_nf.flow import Flow
 from keras_nf.flows import (
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
+    Autoregressive,
     Chain,
+    Coupling,
     InverseAutoregressive,
     Invert,
     Logit,
@@ -44,7 +46,9 @@ __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "Autoregressive",
     "Chain",
+    "Coupling",
     "Flow",
     "FlowModel",
     "InverseAutoregressive",
@@ -59,6 +63,7 @@ __all__ = [
     "bases",
     "check_flow",
     "datasets",
+    "elementwise",
     "export_saved_model",
     "iaf",
     "maf",

@@ -1,23 +1,25 @@
 """Invertible scalar maps whose parameters are given: what couplings and autoregression apply.
 
-A map has a number of `parameters` per component and two methods, `forward(x, *parameters)` and
-`inverse(y, *parameters)`, each parameter a tensor of the shape of `x`. Both return the value and
-the log-derivative per component, or `None` for a derivative of one. Parameters of zero give the
-identity.
+A map has a number of `parameters` per component and two methods, `forward(x, parameters)` and
+`inverse(y, parameters)`, with the parameters as one tensor of shape `(parameters, *x.shape)`. Both
+return the value and the log-derivative of each component. Parameters of zero give the identity.
+
+Example:
+
+>>> import numpy as np, keras_nf
+>>> x = np.ones((3, 5), "float32")
+>>> y, log_derivative = keras_nf.elementwise.Affine().forward(x, np.zeros((2, 3, 5), "float32"))
+>>> np.asarray(y)[0, 0].item(), np.asarray(log_derivative)[0, 0].item()
+(1.0, 0.0)
 """
 
 import keras
 from keras import ops
 
-__all__ = ["FORMAT_1", "Affine", "Shift", "sum_log_derivatives"]
+__all__ = ["FORMAT_1", "Affine", "Shift"]
 
 # What configs of format 1 of an affine map leave out.
 FORMAT_1 = {"shift_first": False}
-
-
-def sum_log_derivatives(x, log_derivatives):
-    """Sum the log-derivatives of a map of `x`, of shape (components, batch), over components."""
-    return ops.zeros_like(x[0]) if log_derivatives is None else ops.sum(log_derivatives, axis=0)
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -26,11 +28,11 @@ class Shift:
 
     parameters = 1
 
-    def forward(self, x, shift):
-        return x + shift, None
+    def forward(self, x, parameters):
+        return x + parameters[0], ops.zeros_like(x)
 
-    def inverse(self, y, shift):
-        return y - shift, None
+    def inverse(self, y, parameters):
+        return y - parameters[0], ops.zeros_like(y)
 
     def get_config(self):
         return {}
@@ -78,12 +80,14 @@ class Affine:
             return raw
         return raw / (1.0 + ops.abs(raw) / self.log_scale_bound)
 
-    def forward(self, x, shift, raw_log_scale):
+    def forward(self, x, parameters):
+        shift, raw_log_scale = ops.unstack(parameters)
         log_scale = self._log_scale(raw_log_scale)
         scale = ops.exp(log_scale)
         return (x + shift) * scale if self.shift_first else x * scale + shift, log_scale
 
-    def inverse(self, y, shift, raw_log_scale):
+    def inverse(self, y, parameters):
+        shift, raw_log_scale = ops.unstack(parameters)
         log_scale = self._log_scale(raw_log_scale)
         scale = ops.exp(-log_scale)
         return y * scale - shift if self.shift_first else (y - shift) * scale, -log_scale

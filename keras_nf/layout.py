@@ -10,6 +10,7 @@ from tensorflow.python.eager import forwardprop_util
 
 __all__ = [
     "batch_size",
+    "by_parameter",
     "differentiable_once",
     "feature_major",
     "fill_lines",
@@ -46,6 +47,14 @@ def is_portable():
 def batch_size(values):
     """Return the number of columns of a matrix, as a tensor where it is unknown."""
     return values.shape[1] if values.shape[1] is not None else tf.shape(values)[1]
+
+
+def by_parameter(values, count):
+    """Arrange rows, those of the first parameter in front, as (count, rows, batch)."""
+    if is_portable():
+        # LiteRT has no reshape with a batch of unknown size next to other axes.
+        return ops.stack(ops.split(values, count))
+    return tf.reshape(values, (count, values.shape[0] // count, batch_size(values)))
 
 
 def take_rows(values, row, count):

@@ -255,6 +255,23 @@ CASES = [
         network_weights=6,
         kept=(0,),
     ),
+    couple(
+        "coupling-scheme",
+        "Coupling",
+        flow=of(keras_nf.Coupling, elementwise=keras_nf.elementwise.Affine(1.0), **SMALL),
+        event_size=3,
+        kept=(0, 1),
+    ),
+    Case(
+        "autoregressive-scheme",
+        "Autoregressive",
+        of(keras_nf.Autoregressive, elementwise=keras_nf.elementwise.Shift(), **SMALL),
+        3,
+        weights=4,
+        conditional=True,
+        inverse_evaluations=1,
+        forward_evaluations=None,
+    ),
     masked("maf-sequential", of(MAF, **SMALL), event_size=2),
     masked("maf-reversed", of(MAF, order="reversed", **SMALL), event_size=3),
     masked("maf-random", of(MAF, order="random", seed=5, **SMALL), event_size=4),
@@ -478,13 +495,13 @@ CASES = [
 def rows(belongs=lambda case: True, *, slow=False):
     """Run a test over the rows that belong to it.
 
-    Of a slow test, all but the first row of each public name are marked as combinations, which a
-    plain run of the tests leaves out.
+    Of a slow test, all but the first row of each public name are marked as slow, which a plain run
+    of the tests leaves out.
     """
     cases, seen = [case for case in CASES if belongs(case)], set()
     marked = []
     for case in cases:
-        marks = [pytest.mark.combinations] if slow and case.public in seen else []
+        marks = [pytest.mark.slow] if slow and case.public in seen else []
         marked.append(pytest.param(case, id=case.name, marks=marks))
         seen.add(case.public)
     return pytest.mark.parametrize("case", marked)

@@ -1,5 +1,6 @@
 """What all tests share: a process that does not keep what tests have left behind."""
 
+import ctypes
 import gc
 
 import keras
@@ -8,6 +9,9 @@ import tensorflow as tf
 from tensorflow.python.framework import ops
 
 _count = 0
+
+# Where the C library has it: gives memory that was freed back to the system.
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)
 
 
 def forget_graphs():
@@ -26,6 +30,8 @@ def forget_after_a_test():
     if _count % 20 == 0:
         # Python does not know how large graphs are, and would wait for many of them.
         gc.collect()
+    if _count % 200 == 0:
+        _trim(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,6 +40,7 @@ def forget_after_a_module():
     keras.backend.clear_session()
     forget_graphs()
     gc.collect()
+    _trim(0)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from cases import assert_close
 
 import keras_nf
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 RNG = np.random.default_rng(0)
 X = np.exp(RNG.normal(size=(3000, 3)) @ RNG.normal(size=(3, 3)) + [1.0, 3.0, 2.0])
 C = RNG.normal(size=(3000, 2))

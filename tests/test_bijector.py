@@ -194,7 +194,7 @@ def test_affine_rows_and_no_others_are_affine(case):
 # Batches.
 
 
-@rows()
+@rows(slow=True)
 @DIRECTIONS
 @pytest.mark.parametrize("batch", [(), (0,), (2, 3)], ids=str)
 def test_batches_of_any_rank(case, direction, batch):
@@ -272,7 +272,7 @@ def test_compiled_functions_give_the_eager_numbers(case, jit_compile, dtype):
 # Numbers that are none.
 
 
-@rows()
+@rows(slow=True)
 @DIRECTIONS
 def test_nan_stays_nan_and_in_its_row(case, direction):
     flow, condition = make(case), conditions(case, 19)
@@ -476,7 +476,7 @@ def test_log_prob_of_samples_reaches_every_weight(case):
     assert_reach(case, flow, gradients_of(flow, loss))
 
 
-@rows(has_weights)
+@rows(has_weights, slow=True)
 @DIRECTIONS
 def test_gradients_are_those_of_finite_differences(case, direction):
     flow, condition = make(case), conditions(case, 5)
@@ -578,7 +578,7 @@ def test_a_density_evaluates_each_network_once(case, mode, through):
     assert len(calls) == case.inverse_evaluations
 
 
-@rows(lambda case: case.forward_evaluations)
+@rows(lambda case: case.forward_evaluations, slow=True)
 @MODES
 def test_a_sample_with_its_density_evaluates_each_network_once(case, mode):
     flow, condition = make(case), conditions(case, 6)

@@ -103,6 +103,7 @@ def test_splits_share_no_row(regression):
     np.testing.assert_allclose(parts[0]["condition"].std(axis=0), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_regression_command_goes_on_where_it_stopped(tmp_path):
     x = RNG.normal(size=(60, 2)).astype("float32")
     test = np.stack([np.arange(6), np.arange(6, 12)]).astype("int32")
@@ -177,6 +178,7 @@ def test_simulator_has_the_density_of_the_posterior(sbi):
     np.testing.assert_array_less(np.abs(counts - expected), 5.0 * np.sqrt(expected) + 5.0)
 
 
+@pytest.mark.slow
 def test_simulation_command_writes_picture_and_model(sbi, tmp_path):
     options = ["--simulations", 400, "--epochs", 1, "--batch-size", 20, "--layers", 1]
     printed = run("sbi", *options, "--hidden-units", 8, "--points", 50, "--out", tmp_path)

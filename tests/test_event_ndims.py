@@ -11,6 +11,8 @@ from tensorflow_probability import distributions as tfd
 
 import keras_nf
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 HEIGHT, WIDTH, CHANNELS, CONDITION = 2, 3, 4, 2
 BASE_SHAPE, DATA_SHAPE = (HEIGHT, WIDTH, CHANNELS), (2 * HEIGHT, 2 * WIDTH, CHANNELS // 4)
 RNG = np.random.default_rng(0)

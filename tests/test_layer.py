@@ -339,7 +339,7 @@ def test_networks_compute_in_the_dtype_of_the_policy(case, policy):
     assert not np.array_equal(mixed, flow.forward(x, **condition))
 
 
-@rows()
+@rows(slow=True)
 def test_float64_model(case):
     flow, x = make(case, "float64"), batch_of(case, 5, "float64")
     model = functional(case, flow, "float64", return_log_det=True)

@@ -43,9 +43,8 @@ def component_by_component(flow, x, condition):
     y = tf.zeros_like(x)
     for _ in range(x.shape[1]):
         parameters = flow.conditioner(y, condition)
-        parameters = tf.split(parameters, flow.elementwise.parameters, axis=-1)
-        y, log_derivative = flow.elementwise.forward(x, *parameters)
-    log_derivative = tf.zeros_like(x) if log_derivative is None else log_derivative
+        parameters = tf.stack(tf.split(parameters, flow.elementwise.parameters, axis=-1))
+        y, log_derivative = flow.elementwise.forward(x, parameters)
     return y, tf.reduce_sum(log_derivative, axis=-1)
 
 

@@ -1,8 +1,12 @@
 """The flows, one file for each flow, scheme or kind."""
 
-from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
+from keras_nf.flows.autoregressive import (
+    Autoregressive,
+    InverseAutoregressive,
+    MaskedAutoregressive,
+)
 from keras_nf.flows.chain import Chain
-from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
+from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling, Coupling
 from keras_nf.flows.diagonal import ActNorm, Scaling, Standardize
 from keras_nf.flows.invert import Invert
 from keras_nf.flows.logit import Logit
@@ -13,7 +17,9 @@ __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "Autoregressive",
     "Chain",
+    "Coupling",
     "InverseAutoregressive",
     "Invert",
     "Logit",

@@ -6,13 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_nf.elementwise import FORMAT_1, Affine, sum_log_derivatives
+from keras_nf.elementwise import FORMAT_1, Affine
 from keras_nf.flow.contract import Flow
-from keras_nf.layout import feature_major, saturate
+from keras_nf.layout import by_parameter, feature_major, saturate
 from keras_nf.networks.made import MADE
 from keras_nf.networks.sequential import solve_sequentially
 
-__all__ = ["InverseAutoregressive", "MaskedAutoregressive"]
+__all__ = ["Autoregressive", "InverseAutoregressive", "MaskedAutoregressive"]
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -31,6 +31,27 @@ class Autoregressive(Flow):
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+
+    Call arguments:
+      condition: tensor of shape `(..., condition_size)`, seen by every component.
+
+    Input shape: `(..., event_size)`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: if the order is no permutation of the components, or a width is not positive.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> flow = keras_nf.Autoregressive(keras_nf.elementwise.Shift(), hidden_units=(32,))
+    >>> flow.inverse(np.zeros((5, 3), "float32")).shape
+    TensorShape([5, 3])
+
+    References:
+      George Papamakarios, Theo Pavlakou, Iain Murray. Masked Autoregressive Flow for Density
+      Estimation. 2017. arXiv:1705.07057
     """
 
     def __init__(
@@ -78,9 +99,9 @@ class Autoregressive(Flow):
             condition = saturate(ops.transpose(feature_major(condition)[0]), dtype)
         parameters = self.conditioner(saturate(ops.transpose(y), dtype), condition)
         parameters = saturate(ops.transpose(parameters), self.variable_dtype)
-        parameters = ops.split(parameters, self.elementwise.parameters)
-        x, log_derivatives = self.elementwise.inverse(y, *parameters)
-        return restore(x), restore(sum_log_derivatives(y, log_derivatives))
+        parameters = by_parameter(parameters, self.elementwise.parameters)
+        x, log_derivatives = self.elementwise.inverse(y, parameters)
+        return restore(x), restore(ops.sum(log_derivatives, axis=0))
 
     def get_config(self):
         network = self.conditioner.get_config()

@@ -9,16 +9,16 @@ import tensorflow as tf
 from keras import ops
 
 from keras_nf.config import serialize_layer
-from keras_nf.elementwise import FORMAT_1, Affine, Shift, sum_log_derivatives
+from keras_nf.elementwise import FORMAT_1, Affine, Shift
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
-from keras_nf.layout import feature_major, saturate
+from keras_nf.layout import by_parameter, feature_major, saturate
 from keras_nf.networks.masks import check_partition, partition
 from keras_nf.networks.mlp import MLP, check_hidden_units
 from keras_nf.permutation import invert_permutation, permute
 from keras_nf.seeds import draw_seed
 
-__all__ = ["AdditiveCoupling", "AffineCoupling"]
+__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -41,6 +41,28 @@ class Coupling(Flow):
       hidden_units: width of each hidden layer of the default network.
       activation: activation of the default network.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+
+    Call arguments:
+      condition: tensor of shape `(..., condition_size)`, concatenated to the network's input.
+
+    Input shape: `(..., event_size)`, with `event_size >= 2`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: if the mask keeps or transforms nothing or has another size than the event, or
+        the network's output has the wrong size.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> coupling = keras_nf.Coupling(keras_nf.elementwise.Affine(log_scale_bound=1.0))
+    >>> coupling(np.zeros((5, 3), "float32")).shape
+    TensorShape([5, 3])
+
+    References:
+      Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density Estimation using Real NVP. 2016.
+      arXiv:1605.08803
     """
 
     def __init__(
@@ -116,11 +138,11 @@ class Coupling(Flow):
             inputs = ops.concatenate([kept, feature_major(condition)[0]])
         inputs = saturate(ops.transpose(inputs), self.conditioner.compute_dtype)
         parameters = saturate(self.conditioner(inputs), self.variable_dtype)
-        parameters = ops.split(ops.transpose(parameters), self.elementwise.parameters)
-        rest, log_derivatives = map_rest(rest, *parameters)
+        parameters = by_parameter(ops.transpose(parameters), self.elementwise.parameters)
+        rest, log_derivatives = map_rest(rest, parameters)
         y = ops.concatenate(self._arrange([kept, rest]))
         y = permute(y, invert_permutation(self._by_part))
-        return restore(y), restore(sum_log_derivatives(rest, log_derivatives))
+        return restore(y), restore(ops.sum(log_derivatives, axis=0))
 
     def _forward_and_log_det(self, x, condition=None):
         return self._apply(self.elementwise.forward, x, condition)

@@ -23,6 +23,7 @@ from tensorflow.python.eager import record
 
 from keras_nf.layout import (
     batch_size,
+    by_parameter,
     differentiable_once,
     fill_lines,
     refuse_forward_mode,
@@ -144,8 +145,7 @@ def _product(kernel, values):
 
 def _map(elementwise, x, theta):
     """Return the values and log-derivatives of the map; `theta` has its parameters in turn."""
-    y, log_derivative = elementwise.forward(x, *tf.split(theta, elementwise.parameters))
-    return y, tf.zeros_like(y) if log_derivative is None else log_derivative
+    return elementwise.forward(x, by_parameter(theta, elementwise.parameters))
 
 
 def _solve(made, elementwise, keeps, x, weights, condition=None):
