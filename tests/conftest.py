@@ -43,17 +43,17 @@ def forget_after_a_module():
     _trim(0)
 
 
-@pytest.fixture(scope="module")
-def without_xla():
-    """For modules that are not about compiled code: graphs, as on a device without XLA.
+@pytest.fixture
+def without_xla(request, monkeypatch):
+    """For modules that are not about compiled code, but for tests with the mark `xla`.
 
-    A program of XLA takes seconds, and 10 to 80 MB which no process gives back.
+    They get graphs, as on a device without XLA. A program of XLA takes seconds, and 10 to 80 MB
+    which no process gives back.
     """
     compiled = tf.function
 
     def function(*args, jit_compile=None, **kwargs):
         return compiled(*args, **kwargs)
 
-    tf.function = function
-    yield
-    tf.function = compiled
+    if not request.node.get_closest_marker("xla"):
+        monkeypatch.setattr(tf, "function", function)

@@ -227,7 +227,9 @@ def students(event_shape):
 
 
 @CONDITIONS
-@pytest.mark.parametrize("base", ["normal", students], ids=["normal", "function"])
+@pytest.mark.parametrize(
+    "base", ["normal", pytest.param(students, marks=pytest.mark.slow)], ids=["normal", "function"]
+)
 def test_flow_model_of_images(condition, base, tmp_path):
     flow = chain(condition)
     model = keras_nf.FlowModel(flow, base=base)

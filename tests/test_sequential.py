@@ -75,7 +75,10 @@ everything = pytest.mark.parametrize(
     [(n, size) for n in NETWORKS for size in (0, 3) if not (n == "one-unit" and size)],
 )
 maps = pytest.mark.parametrize("elementwise", [Affine(), Shift()], ids=["affine", "shift"])
-dtypes = pytest.mark.parametrize("dtype", ["float64", "float32"])
+# In float32 the same code, with less to see.
+dtypes = pytest.mark.parametrize(
+    "dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(params=[None, 4, 9], ids=["one-block", "small-blocks", "blocks"])
