@@ -252,7 +252,11 @@ def test_unknown_rank(case, direction):
 @rows(slow=True)
 @pytest.mark.parametrize(
     ("jit_compile", "dtype"),
-    [(False, "float32"), (False, "float64"), (True, "float32")],
+    [
+        (False, "float32"),
+        pytest.param(False, "float64", marks=pytest.mark.slow),
+        (True, "float32"),
+    ],
     ids=["graph-float32", "graph-float64", "xla-float32"],
 )
 def test_compiled_functions_give_the_eager_numbers(case, jit_compile, dtype):

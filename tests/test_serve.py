@@ -21,6 +21,8 @@ from processes import ENVIRONMENT, run_python
 
 import keras_nf
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 

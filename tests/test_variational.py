@@ -10,6 +10,8 @@ from processes import run_python
 import keras_nf
 from keras_nf import VariationalModel, datasets
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 MEAN, SCALE, LOG_Z = np.array([1.0, -2.0], "float32"), np.array([0.5, 3.0], "float32"), 1.3
 
 
@@ -259,6 +261,7 @@ class TestTraining:
         stop = keras.callbacks.EarlyStopping("bound", mode="max", min_delta=100.0, patience=2)
         assert len(fit(model, epochs=20, callbacks=[stop])["bound"]) == 3
 
+    @pytest.mark.xla
     @pytest.mark.parametrize(
         ("options", "others"),
         [
