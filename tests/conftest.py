@@ -43,17 +43,21 @@ def forget_after_a_module():
     _trim(0)
 
 
-@pytest.fixture
-def without_xla(request, monkeypatch):
-    """For modules that are not about compiled code, but for tests with the mark `xla`.
+_function = tf.function
 
-    They get graphs, as on a device without XLA. A program of XLA takes seconds, and 10 to 80 MB
-    which no process gives back.
+
+@pytest.fixture(scope="module")
+def without_xla():
+    """For modules that are not about compiled code: graphs, as on a device without XLA.
+
+    A program of XLA takes seconds, and 10 to 80 MB which no process gives back.
     """
-    compiled = tf.function
+    tf.function = lambda *args, jit_compile=None, **kwargs: _function(*args, **kwargs)
+    yield
+    tf.function = _function
 
-    def function(*args, jit_compile=None, **kwargs):
-        return compiled(*args, **kwargs)
 
-    if not request.node.get_closest_marker("xla"):
-        monkeypatch.setattr(tf, "function", function)
+@pytest.fixture
+def with_xla(monkeypatch):
+    """For a test of compiled code in such a module."""
+    monkeypatch.setattr(tf, "function", _function)

@@ -397,7 +397,7 @@ class TestSample:
         sample = model_of(conditional=True).sample(4, condition=condition, seed=0)
         assert sample.shape == (4, *shape, EVENT)
 
-    @pytest.mark.xla
+    @pytest.mark.usefixtures("with_xla")
     @pytest.mark.parametrize("seed", [0, -1, 2**40 + 3, (4, 5), np.array([4, 5])], ids=str)
     def test_seed_fixes_the_draws(self, seed):
         model = model_of()
@@ -670,7 +670,7 @@ class TestCallbacks:
         np.testing.assert_allclose(history["learning_rate"], [0.1, 0.05], rtol=1e-6)
 
 
-@pytest.mark.xla
+@pytest.mark.usefixtures("with_xla")
 class TestXla:
     """Keras chooses XLA on accelerators; FlowModel chooses it for planar flows everywhere."""
 
@@ -746,7 +746,7 @@ class TestHowItTrains:
         first, second = trained_by_default(maf), trained(maf, seed=2)
         assert not np.allclose(first.get_weights()[0], second.get_weights()[0])
 
-    @pytest.mark.xla
+    @pytest.mark.usefixtures("with_xla")
     @pytest.mark.parametrize("flow", [maf, real_nvp], ids=lambda flow: flow.__name__)
     @pytest.mark.parametrize(
         "options",

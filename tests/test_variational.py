@@ -261,7 +261,7 @@ class TestTraining:
         stop = keras.callbacks.EarlyStopping("bound", mode="max", min_delta=100.0, patience=2)
         assert len(fit(model, epochs=20, callbacks=[stop])["bound"]) == 3
 
-    @pytest.mark.xla
+    @pytest.mark.usefixtures("with_xla")
     @pytest.mark.parametrize(
         ("options", "others"),
         [
