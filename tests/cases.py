@@ -492,18 +492,18 @@ CASES = [
 ]
 
 
-def rows(belongs=lambda case: True, *, slow=False):
+def rows(belongs=lambda case: True):
     """Run a test over the rows that belong to it.
 
-    Of a slow test, all but the first row of each public name are marked as slow, which a plain run
-    of the tests leaves out.
+    A plain run takes the first row of each public name, and the first with a condition. The others
+    are marked as slow.
     """
-    cases, seen = [case for case in CASES if belongs(case)], set()
-    marked = []
+    cases, seen, marked = [case for case in CASES if belongs(case)], set(), []
     for case in cases:
-        marks = [pytest.mark.slow] if slow and case.public in seen else []
+        kind = case.public, case.condition_size > 0
+        marks = [pytest.mark.slow] if kind in seen else []
         marked.append(pytest.param(case, id=case.name, marks=marks))
-        seen.add(case.public)
+        seen.add(kind)
     return pytest.mark.parametrize("case", marked)
 
 

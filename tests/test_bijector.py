@@ -194,7 +194,7 @@ def test_affine_rows_and_no_others_are_affine(case):
 # Batches.
 
 
-@rows(slow=True)
+@rows()
 @DIRECTIONS
 @pytest.mark.parametrize("batch", [(), (0,), (2, 3)], ids=str)
 def test_batches_of_any_rank(case, direction, batch):
@@ -213,7 +213,7 @@ def test_batches_of_any_rank(case, direction, batch):
     assert_all_close((value, log_det), expected)
 
 
-@rows(slow=True)
+@rows()
 @DIRECTIONS
 def test_unknown_batch_size(case, direction):
     flow, x, condition = make(case), points(case, direction, 6), conditions(case, 6)
@@ -229,7 +229,7 @@ def test_unknown_batch_size(case, direction):
     assert_all_close(run(x, *condition.values()), fused(flow, direction)(x, **condition))
 
 
-@rows(slow=True)
+@rows()
 @DIRECTIONS
 def test_unknown_rank(case, direction):
     flow = make(case)
@@ -249,7 +249,7 @@ def test_unknown_rank(case, direction):
 # Compilation.
 
 
-@rows(slow=True)
+@rows()
 @pytest.mark.parametrize(
     ("jit_compile", "dtype"),
     [
@@ -276,7 +276,7 @@ def test_compiled_functions_give_the_eager_numbers(case, jit_compile, dtype):
 # Numbers that are none.
 
 
-@rows(slow=True)
+@rows()
 @DIRECTIONS
 def test_nan_stays_nan_and_in_its_row(case, direction):
     flow, condition = make(case), conditions(case, 19)
@@ -320,7 +320,7 @@ def test_density_integrates_to_one(case):
     assert mass == pytest.approx(1.0, abs=2e-3)
 
 
-@rows(slow=True)
+@rows()
 @THROUGH
 def test_log_prob_is_the_density_of_the_inverse(case, through):
     flow, condition = make(case), conditions(case, 6)
@@ -329,7 +329,7 @@ def test_log_prob_is_the_density_of_the_inverse(case, through):
     assert_close(log_prob(x, condition), density(case, flow, x, **condition))
 
 
-@rows(has_weights, slow=True)
+@rows(has_weights)
 @THROUGH
 def test_log_prob_of_the_same_tensor_follows_the_weights(case, through):
     flow, condition = make(case, seed=1), conditions(case, 6)
@@ -341,7 +341,7 @@ def test_log_prob_of_the_same_tensor_follows_the_weights(case, through):
     assert_close(after, density(case, flow, tf.identity(x), **condition))
 
 
-@rows(has_weights, slow=True)
+@rows(has_weights)
 @DIRECTIONS
 @pytest.mark.parametrize("wrap", [lambda flow: flow, tfb.Invert], ids=["flow", "tfb-invert"])
 def test_maps_of_the_same_tensor_follow_the_weights(case, direction, wrap):
@@ -423,7 +423,7 @@ def assert_reach(case, flow, gradients):
         assert np.any(np.abs(gradient) > 1e-9) == (i not in case.idle), weight.path
 
 
-@rows(has_weights, slow=True)
+@rows(has_weights)
 @THROUGH
 def test_log_prob_reaches_every_weight(case, through):
     flow, condition = make(case), conditions(case, 20)
@@ -444,7 +444,7 @@ def test_sample_reaches_every_weight(case):
     assert_reach(case, flow, gradients_of(flow, loss))
 
 
-@rows(has_weights, slow=True)
+@rows(has_weights)
 @DIRECTIONS
 def test_gradients_through_a_loop_are_those_without(case, direction):
     flow, x, condition = make(case), points(case, direction, 2, 3), conditions(case, 3)
@@ -480,7 +480,7 @@ def test_log_prob_of_samples_reaches_every_weight(case):
     assert_reach(case, flow, gradients_of(flow, loss))
 
 
-@rows(has_weights, slow=True)
+@rows(has_weights)
 @DIRECTIONS
 def test_gradients_are_those_of_finite_differences(case, direction):
     flow, condition = make(case), conditions(case, 5)
@@ -571,7 +571,7 @@ MODES = pytest.mark.parametrize(
 )
 
 
-@rows(lambda case: case.inverse_evaluations, slow=True)
+@rows(lambda case: case.inverse_evaluations)
 @MODES
 @pytest.mark.parametrize("through", [through_flow, through_tfp], ids=["flow", "tfd"])
 def test_a_density_evaluates_each_network_once(case, mode, through):
@@ -582,7 +582,7 @@ def test_a_density_evaluates_each_network_once(case, mode, through):
     assert len(calls) == case.inverse_evaluations
 
 
-@rows(lambda case: case.forward_evaluations, slow=True)
+@rows(lambda case: case.forward_evaluations)
 @MODES
 def test_a_sample_with_its_density_evaluates_each_network_once(case, mode):
     flow, condition = make(case), conditions(case, 6)
@@ -595,7 +595,7 @@ def test_a_sample_with_its_density_evaluates_each_network_once(case, mode):
 # Conditions.
 
 
-@rows(has_condition, slow=True)
+@rows(has_condition)
 @DIRECTIONS
 @pytest.mark.parametrize(
     ("batch", "condition_batch"),

@@ -72,7 +72,7 @@ def test_flow_without_a_fault_passes():
     assert checks["latents: forward, then inverse"][0] < 1e-13
 
 
-@rows(slow=True)
+@rows()
 def test_row_passes(case):
     # Among others, units of a small network may be dead.
     keras.utils.set_random_seed(1)

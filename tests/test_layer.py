@@ -62,7 +62,7 @@ class KerasChecks(testing.TestCase):
     """Keras's own checks of a layer."""
 
 
-@rows(slow=True)
+@rows()
 def test_keras_checks_of_a_layer(case):
     shapes = {"inputs_shape": (2, case.event_size)}
     if case.condition_size:
@@ -192,7 +192,7 @@ def test_keras_file_gives_the_same_bits(case, tmp_path):
     assert_identical(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
 
 
-@rows(slow=True)
+@rows()
 def test_weights_file_gives_the_same_bits(case, tmp_path):
     model = functional(case, make(case, "float32", seed=1), return_log_det=True)
     model.save_weights(tmp_path / "model.weights.h5")
@@ -239,7 +239,7 @@ def test_functional_model_of_the_value_and_the_log_det(case):
     assert_identical(model(x), fused(flow, "forward")(x["x"], x.get("condition")))
 
 
-@rows(slow=True)
+@rows()
 def test_functional_models_with_and_without_the_log_det_share_a_flow(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     without = functional(case, flow)
@@ -272,7 +272,7 @@ def test_keras_describes_models(case):
     assert f"{model.count_params():,}" in "".join(lines)
 
 
-@rows(slow=True)
+@rows()
 def test_symbolic_arithmetic_on_the_inputs(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     inputs = symbolic(case)
@@ -303,7 +303,7 @@ def same_weights(case, dtype, flow):
     return other
 
 
-@rows(slow=True)
+@rows()
 @DIRECTIONS
 @POLICIES
 def test_mixed_precision_keeps_values_and_log_dets_in_float32(case, direction, policy):
@@ -313,7 +313,7 @@ def test_mixed_precision_keeps_values_and_log_dets_in_float32(case, direction, p
     assert {keras.backend.standardize_dtype(w.dtype) for w in flow.weights} <= {"float32"}
 
 
-@rows(slow=True)
+@rows()
 @DIRECTIONS
 @POLICIES
 def test_mixed_precision_is_close_to_float32(case, direction, policy):
@@ -339,7 +339,7 @@ def test_networks_compute_in_the_dtype_of_the_policy(case, policy):
     assert not np.array_equal(mixed, flow.forward(x, **condition))
 
 
-@rows(slow=True)
+@rows()
 def test_float64_model(case):
     flow, x = make(case, "float64"), batch_of(case, 5, "float64")
     model = functional(case, flow, "float64", return_log_det=True)
@@ -359,7 +359,7 @@ def assert_trained(case, flow, before):
         assert np.array_equal(weight, old) == (i in case.idle), weight.path
 
 
-@rows(has_weights, slow=True)
+@rows(has_weights)
 def test_fit_of_a_keras_model_changes_every_weight(case):
     flow, x = make(case, "float32"), batch_of(case, 16)
     if case.condition_size:
@@ -372,7 +372,7 @@ def test_fit_of_a_keras_model_changes_every_weight(case):
     assert_trained(case, flow, before)
 
 
-@rows(has_weights, slow=True)
+@rows(has_weights)
 def test_fit_of_a_flow_model_changes_every_weight(case):
     flow = make(case, "float32")
     before = [weight.numpy() for weight in flow.trainable_variables]
