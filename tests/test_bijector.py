@@ -255,7 +255,7 @@ def test_unknown_rank(case, direction):
     [
         (False, "float32"),
         pytest.param(False, "float64", marks=pytest.mark.slow),
-        (True, "float32"),
+        pytest.param(True, "float32", marks=pytest.mark.slow),
     ],
     ids=["graph-float32", "graph-float64", "xla-float32"],
 )
