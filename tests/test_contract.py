@@ -4,7 +4,6 @@ import ast
 import fnmatch
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import textwrap
@@ -127,41 +126,6 @@ def test_module_has_one_row(module):
 def test_module_imports_from_rows_above_alone(module):
     wrong = [other for other in imported_modules(module) if row_of(other) >= row_of(module)]
     assert wrong == []
-
-
-# What a flow and those that hold it share; see `Door`.
-SHARED = {"_run"}
-
-
-def private_members_of_others(tree):
-    """Private names that are read of other objects than `self`, `cls` and `super()`."""
-    own = {"self", "cls", "super()"}
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    return {
-        node.attr
-        for node in names
-        if re.fullmatch(r"_[a-z]\w*", node.attr) and ast.unparse(node.value) not in own
-    }
-
-
-def definitions_in(tree):
-    kinds = ast.FunctionDef | ast.ClassDef
-    names = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
-    stores = [node for node in ast.walk(tree) if isinstance(getattr(node, "ctx", None), ast.Store)]
-    return names | {getattr(node, "attr", getattr(node, "id", None)) for node in stores}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_module_leaves_private_members_of_others_alone(module):
-    trees = {name: ast.parse((PACKAGE / name).read_text()) for name in MODULES}
-    others = set().union(*(definitions_in(t) for name, t in trees.items() if name != module))
-    used = private_members_of_others(trees[module]) - definitions_in(trees[module])
-    assert used & others <= SHARED
-
-
-def test_private_members_are_read():
-    tree = ast.parse("a._b(self._c, super()._d, cls._e, x.y._f)")
-    assert private_members_of_others(tree) == {"_b", "_f"}
 
 
 def test_imports_are_read():

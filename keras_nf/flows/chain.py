@@ -125,7 +125,9 @@ class Chain(Flow):
     def _through(self, direction, flows, x, condition):
         log_det = self._constant_log_det(x, 0.0) if not self.flows else 0.0
         for flow in flows:
-            own = None if condition is None else at_each_position(condition, x, flow)
+            own = None
+            if condition is not None and flow.uses_condition:
+                own = at_each_position(condition, x, flow)
             x, flow_log_det = flow._run(direction, x, own)
             extra_axes = self.event_ndims - flow.event_ndims
             log_det = log_det + sum_extra_axes(flow_log_det, extra_axes)
