@@ -15,6 +15,11 @@ import keras_nf
 # whose slopes lie between about e^-3 and e^3 stretch that.
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
 
+# A program of XLA takes seconds, and memory for as long as the process lives.
+COMPILED = pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "xla"]
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:

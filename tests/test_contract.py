@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import COMPILED
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -276,7 +277,7 @@ def flows_that_compute_in_build():
     )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@COMPILED
 def test_flow_built_by_fit_works_eagerly_afterwards(jit_compile):
     flow = flows_that_compute_in_build()
     x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")

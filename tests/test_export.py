@@ -56,8 +56,8 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def load(exported):
-    """Function that loads the SavedModel of a name, each once."""
-    return functools.cache(lambda name: tf.saved_model.load(str(exported[1] / name)))
+    """Function that loads the SavedModel of a name; it keeps the last one."""
+    return functools.lru_cache(1)(lambda name: tf.saved_model.load(str(exported[1] / name)))
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import COMPILED
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import keras_nf
-
-COMPILED = pytest.mark.parametrize("jit_compile", [False, True], ids=["eager", "xla"])
 
 # Of very different magnitudes, of mixed signs, and several at once.
 INTERVALS = [

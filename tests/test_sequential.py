@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import COMPILED
 
 import keras_nf
 from keras_nf.elementwise import Affine, Shift
@@ -198,7 +199,7 @@ def test_activations(activation):
     assert_close(y, expected.numpy(), "float64")
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@COMPILED
 @pytest.mark.usefixtures("blocks")
 def test_compiled_gradient(jit_compile):
     flow, x, _ = make("groups-that-differ-by-one", Affine(), 0, "float32")

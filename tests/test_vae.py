@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import perturb
+from cases import COMPILED, perturb
 from processes import ENVIRONMENT
 
 import keras_nf
@@ -126,7 +126,8 @@ def test_binarization_is_fresh_and_keeps_binary_pixels(example):
     np.testing.assert_allclose(first.mean(axis=0), grey[0], atol=0.06)
 
 
-@pytest.mark.parametrize(("posterior", "jit_compile"), [("planar", False), ("iaf", True)])
+@COMPILED
+@FLOWS
 def test_same_seed_same_losses(example, posterior, jit_compile):
     grey = np.random.default_rng(1).random((40, PIXELS), dtype="float32")
 

@@ -1,4 +1,4 @@
-"""What all tests share: a process that does not keep what tests have left behind."""
+"""What all tests and doctests share: a process that does not keep what tests have left behind."""
 
 import ctypes
 import gc
