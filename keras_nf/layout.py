@@ -95,8 +95,9 @@ def differentiable_once(what, gradients):
     def once(*gradients):
         def refuse(*upstream):
             raise NotImplementedError(
-                f"{what} has first derivatives, but no second ones. Use the other direction of the "
-                "flow, which has all."
+                f"{what} has first derivatives, but no second ones and none in forward mode. Use a "
+                "tf.GradientTape for the first, and for the second the other direction of the flow, "
+                "which has all."
             )
 
         return [tf.identity(gradient) for gradient in gradients], refuse

@@ -299,13 +299,15 @@ class Planar(Flow):
         @ops.custom_gradient
         def solution(v, mixing, target):
             def gradient(upstream):
-                h, slope, _ = self._h(self._implicit(v, mixing, target))
+                # Accumulators around a function see tensors of the gradient's own graph alone.
+                root, mixed, aim = (tf.identity(known) for known in (v, mixing, target))
+                h, slope, _ = self._h(self._implicit(root, mixed, aim))
                 adjoints = [None] * self.folds
                 for k in reversed(range(self.folds)):
-                    adjoints[k] = upstream[k] / (1.0 + mixing[k, k] * slope[k])
-                    upstream = upstream - mixing[k] * slope * adjoints[k]
+                    adjoints[k] = upstream[k] / (1.0 + mixed[k, k] * slope[k])
+                    upstream = upstream - mixed[k] * slope * adjoints[k]
                 adjoint = ops.stack(adjoints)
-                return None, -_outer(adjoint, h, mixing.shape[-1]), adjoint
+                return None, -_outer(adjoint, h, mixed.shape[-1]), adjoint
 
             return tf.identity(v), gradient
 
