@@ -35,7 +35,7 @@ from keras_nf.flows import (
     Standardize,
 )
 from keras_nf.models import FlowModel, VariationalModel, export_saved_model
-from keras_nf.networks import MADE, MLP
+from keras_nf.networks import MADE, MLP, AutoregressiveNetwork
 from keras_nf.recipes import iaf, maf, nice, planar_flow, real_nvp
 
 __version__ = "0.1.0"
@@ -47,6 +47,7 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "Autoregressive",
+    "AutoregressiveNetwork",
     "Chain",
     "Coupling",
     "Flow",

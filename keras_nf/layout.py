@@ -96,7 +96,7 @@ def differentiable_once(what, gradients):
         def refuse(*upstream):
             raise NotImplementedError(
                 f"{what} has first derivatives, but no second ones and none in forward mode. Use a "
-                "tf.GradientTape for the first, and for the second the other direction of the flow, "
+                "tf.GradientTape for the first, and for the second the flow's other direction, "
                 "which has all."
             )
 

@@ -1,12 +1,14 @@
 """The table of flows over which the contract suites run: a row per configuration."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 from tensorflow_probability import distributions as tfd
 
 import keras_nf
@@ -112,6 +114,35 @@ def network(units, dtype):
             keras.layers.Dense(units, dtype=dtype),
         ]
     )
+
+
+@keras.saving.register_keras_serializable("cases")
+class MeansOfEarlier(keras_nf.AutoregressiveNetwork):
+    """An autoregressive network of the user's own."""
+
+    parameters = 2
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        dense = functools.partial(keras.layers.Dense, dtype=self.dtype_policy)
+        self.hidden, self.last = dense(6, "tanh"), dense(self.parameters)
+        self.of_condition = dense(6, use_bias=False)
+
+    def call(self, inputs, condition=None):
+        size = inputs.shape[-1]
+        earlier = ops.pad(inputs[:, :-1], ((0, 0), (1, 0)))
+        means = ops.cumsum(earlier, axis=1) / np.arange(1, size + 1)
+        h = self.hidden(ops.stack([earlier, means], axis=-1))
+        if condition is not None:
+            h = h + self.of_condition(condition)[:, None]
+        outputs = ops.transpose(self.last(ops.tanh(h)), (0, 2, 1))
+        return ops.reshape(outputs, (-1, self.parameters * size))
+
+
+def scheme(dtype=None, **kwargs):
+    network = MeansOfEarlier(dtype=dtype, name="network")
+    affine = keras_nf.elementwise.Affine()
+    return keras_nf.Autoregressive(affine, conditioner=network, dtype=dtype, **kwargs)
 
 
 def of(flow, **options):
@@ -274,6 +305,17 @@ CASES = [
         3,
         weights=4,
         conditional=True,
+        inverse_evaluations=1,
+        forward_evaluations=None,
+    ),
+    Case(
+        "autoregressive-network",
+        "Autoregressive",
+        scheme,
+        3,
+        weights=5,
+        conditional=True,
+        condition_size=2,
         inverse_evaluations=1,
         forward_evaluations=None,
     ),

@@ -6,11 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_nf.config import serialize_layer
 from keras_nf.elementwise import FORMAT_1, Affine
+from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
-from keras_nf.layout import by_parameter, feature_major, saturate
+from keras_nf.layout import feature_major
+from keras_nf.networks.autoregressive import AutoregressiveNetwork, parameters_at
 from keras_nf.networks.made import MADE
-from keras_nf.networks.sequential import solve_sequentially
 
 __all__ = ["Autoregressive", "InverseAutoregressive", "MaskedAutoregressive"]
 
@@ -30,6 +32,7 @@ class Autoregressive(Flow):
       order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
+      conditioner: an `AutoregressiveNetwork` in place of the `MADE`.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Call arguments:
@@ -40,7 +43,8 @@ class Autoregressive(Flow):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if the order is no permutation of the components, or a width is not positive.
+      ValueError: if the order is no permutation of the components, a width is not positive, or
+        the conditioner is no such network, or one with another number of parameters.
 
     Example:
 
@@ -62,19 +66,40 @@ class Autoregressive(Flow):
         activation: str | Callable[[Any], Any] = "relu",
         order: str | Sequence[int] = "sequential",
         seed: int | None = None,
+        conditioner: AutoregressiveNetwork | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.elementwise = elementwise
-        self.conditioner = MADE(
-            hidden_units,
-            elementwise.parameters,
-            activation=activation,
-            order=order,
-            seed=seed,
-            dtype=self.dtype_policy,
-            name="conditioner",
-        )
+        self._has_own_network = conditioner is None
+        if conditioner is None:
+            conditioner = MADE(
+                hidden_units,
+                elementwise.parameters,
+                activation=activation,
+                order=order,
+                seed=seed,
+                dtype=self.dtype_policy,
+                name="conditioner",
+            )
+        elif not isinstance(conditioner, AutoregressiveNetwork):
+            raise ValueError(
+                "`conditioner` must be a keras_nf.AutoregressiveNetwork, whose outputs for a "
+                f"component see those before it alone. Received: {conditioner!r}."
+            )
+        elif order != "sequential":
+            raise ValueError(
+                f"A network has an order of its own. Received: order={order!r} beside a "
+                "`conditioner`. Give the order to the network, or put a keras_nf.Permute before "
+                "the flow."
+            )
+        elif conditioner.parameters != elementwise.parameters:
+            raise ValueError(
+                f"The conditioner of {title(self)} must give {elementwise.parameters} parameter(s) "
+                f"for each component. Received: {conditioner!r}, whose `parameters` is "
+                f"{conditioner.parameters}."
+            )
+        self.conditioner = conditioner
 
     @property
     def uses_condition(self):
@@ -86,31 +111,24 @@ class Autoregressive(Flow):
             self.conditioner.build(inputs_shape, condition_shape)
 
     def _forward_and_log_det(self, x, condition=None):
-        x, restore = feature_major(x)
-        if condition is not None:
-            condition = saturate(feature_major(condition)[0], self.conditioner.compute_dtype)
-        y, log_det = solve_sequentially(self.conditioner, self.elementwise, x, condition)
-        return restore(y), restore(log_det)
+        return self.conditioner.solve(self.elementwise, x, condition)
 
     def _inverse_and_log_det(self, y, condition=None):
         y, restore = feature_major(y)
-        dtype = self.conditioner.compute_dtype
-        if condition is not None:
-            condition = saturate(ops.transpose(feature_major(condition)[0]), dtype)
-        parameters = self.conditioner(saturate(ops.transpose(y), dtype), condition)
-        parameters = saturate(ops.transpose(parameters), self.variable_dtype)
-        parameters = by_parameter(parameters, self.elementwise.parameters)
+        parameters = parameters_at(self.conditioner, y, condition)
         x, log_derivatives = self.elementwise.inverse(y, parameters)
         return restore(x), restore(ops.sum(log_derivatives, axis=0))
 
     def get_config(self):
-        network = self.conditioner.get_config()
-        shared = ("hidden_units", "activation", "order", "seed")
-        return {
+        config = {
             **super().get_config(),
             "elementwise": keras.saving.serialize_keras_object(self.elementwise),
-            **{name: network[name] for name in shared},
         }
+        if not self._has_own_network:
+            return {**config, "conditioner": serialize_layer(self.conditioner)}
+        network = self.conditioner.get_config()
+        shared = ("hidden_units", "activation", "order", "seed")
+        return {**config, **{name: network[name] for name in shared}}
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -130,6 +148,7 @@ class MaskedAutoregressive(Autoregressive):
       order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
+      conditioner: an `AutoregressiveNetwork` in place of the `MADE`.
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
         layers add up; a single layer may need a wider one.
       shift_first: whether to shift before scaling; otherwise x_i = z_i exp(s_i) + t_i, as in the
@@ -144,7 +163,8 @@ class MaskedAutoregressive(Autoregressive):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if the order is no permutation of the components, or a width is not positive.
+      ValueError: if the order is no permutation of the components, a width is not positive, or
+        the conditioner is no such network, or one with another number of parameters.
 
     Example:
 
@@ -194,6 +214,7 @@ class InverseAutoregressive(MaskedAutoregressive):
       order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
+      conditioner: an `AutoregressiveNetwork` in place of the `MADE`.
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
         layers add up; a single layer may need a wider one.
       shift_first: whether `MaskedAutoregressive` would shift before scaling; otherwise
@@ -208,7 +229,8 @@ class InverseAutoregressive(MaskedAutoregressive):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if the order is no permutation of the components, or a width is not positive.
+      ValueError: if the order is no permutation of the components, a width is not positive, or
+        the conditioner is no such network, or one with another number of parameters.
 
     Example:
 

@@ -1,6 +1,7 @@
 """The networks that parameterize flows."""
 
+from keras_nf.networks.autoregressive import AutoregressiveNetwork
 from keras_nf.networks.made import MADE
 from keras_nf.networks.mlp import MLP
 
-__all__ = ["MADE", "MLP"]
+__all__ = ["MADE", "MLP", "AutoregressiveNetwork"]

@@ -9,10 +9,12 @@ import tensorflow as tf
 from keras import ops
 
 from keras_nf.arguments import check_count
-from keras_nf.layout import feature_major
+from keras_nf.layout import feature_major, saturate
+from keras_nf.networks.autoregressive import AutoregressiveNetwork
 from keras_nf.networks.masked import MaskedProduct
 from keras_nf.networks.masks import hidden_degrees, made_levels
 from keras_nf.networks.mlp import MLP, fan_in_uniform
+from keras_nf.networks.sequential import solve_sequentially
 from keras_nf.permutation import check_permutation, invert_permutation, resolve_permutation
 from keras_nf.seeds import draw_seed
 
@@ -20,7 +22,7 @@ __all__ = ["MADE"]
 
 
 @keras.saving.register_keras_serializable("keras_nf")
-class MADE(MLP):
+class MADE(MLP, AutoregressiveNetwork):
     """Masked autoencoder for distribution estimation: an autoregressive multilayer perceptron.
 
     h_k = activation((M_k * W_k) h_{k-1} + b_k): each kernel is multiplied by a constant 0/1 mask,
@@ -162,8 +164,15 @@ class MADE(MLP):
             condition, _ = feature_major(condition)
         return restore(self.apply(inputs, condition, self.weight_tensors()))
 
+    def solve(self, elementwise, x, condition=None):
+        x, restore = feature_major(x)
+        if condition is not None:
+            condition = saturate(feature_major(condition)[0], self.compute_dtype)
+        y, log_det = solve_sequentially(self, elementwise, x, condition)
+        return restore(y), restore(log_det)
+
     def compute_output_shape(self, inputs_shape, condition_shape=None):
-        return (*inputs_shape[:-1], self.parameters * inputs_shape[-1])
+        return AutoregressiveNetwork.compute_output_shape(self, inputs_shape)
 
     def get_config(self):
         config = super().get_config()
