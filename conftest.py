@@ -21,16 +21,22 @@ def forget_graphs():
         del gradients[name]
 
 
+def pytest_collection_finish():
+    """Leave what was imported, most of all there is, out of the search for what can go."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def forget_after_a_test():
     yield
     global _count
     _count += 1
     forget_graphs()
-    if _count % 20 == 0:
+    if _count % 4 == 0:
         # Python does not know how large graphs are, and would wait for many of them.
         gc.collect()
-    if _count % 200 == 0:
+    if _count % 100 == 0:
         _trim(0)
 
 

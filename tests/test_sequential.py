@@ -217,7 +217,7 @@ def test_compiled_gradient(jit_compile):
 @pytest.mark.parametrize("sizes", [(6, 64), (64, 784), (784, 3072)], ids=str)
 def test_graph_does_not_grow_with_the_event(sizes):
     # Layers of less than 256 units are one block, and have a graph of their own.
-    hidden_units = 128 if sizes[1] < 256 else 1024
+    hidden_units = 128 if sizes[1] < 256 else 256
 
     def operations(size):
         flow = keras_nf.maf(event_size=size, layers=2, hidden_units=(hidden_units,))
