@@ -19,6 +19,7 @@ from keras import ops
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.arguments import check_count
+from keras_nf.base import Base
 
 __all__ = [
     "Base",
@@ -27,77 +28,40 @@ __all__ = [
     "Normal",
     "StudentT",
     "Uniform",
-    "check_base",
-    "is_function",
-    "make_base",
-    "numbers_of",
 ]
-
-
-class Base(keras.layers.Layer):
-    """Base class of the distributions of z whose weights a model trains, saves and exports.
-
-    To write one, subclass `Base`, register it with `keras.saving.register_keras_serializable`, and
-    implement
-
-    - `distribution()`, which returns a `tfd.Distribution` with event shape `self.event_shape`, made
-      anew of the weights at each call;
-    - `build(inputs_shape)`, when there are weights, starting with `super().build(inputs_shape)`,
-      which sets `event_shape`.
-
-    Args:
-      **kwargs: `name`, `dtype` (that of the flow) and `trainable`, as for any Keras layer.
-
-    Example:
-
-    >>> import keras_nf
-    >>> base = keras_nf.bases.Normal(trainable=True)
-    >>> model = keras_nf.FlowModel(keras_nf.maf(event_size=2, hidden_units=(8,)), base=base)
-    >>> model.build((None, 2))
-    >>> [weight.name for weight in base.trainable_weights]
-    ['loc', 'log_scale']
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.event_shape: tuple[int, ...] | None = None
-
-    def add_weight(self, *args, autocast=False, **kwargs):
-        return super().add_weight(*args, autocast=autocast, **kwargs)
-
-    def build(self, inputs_shape):
-        self.event_shape = tuple(inputs_shape[1:])
-
-    def distribution(self) -> tfd.Distribution:
-        """Return the distribution of z, with event shape `event_shape`."""
-        raise NotImplementedError(f"{type(self).__name__} must implement `distribution`.")
-
-    def _independent(self, marginals):
-        return tfd.Independent(marginals, len(self.event_shape))
 
 
 class _LocationScale(Base):
     """Independent components of a location and a scale: 0 and 1, or trained ones."""
 
-    def __init__(self, *, trainable: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *, trainable: bool = False, conditional: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(trainable=trainable, **kwargs)
         self.has_weights = bool(trainable)
+        self.conditional = bool(conditional)
+        if conditional and not trainable:
+            raise ValueError(
+                "A conditional base has weights. Received: conditional=True and "
+                f"trainable={trainable!r}. Pass trainable=True."
+            )
 
-    def build(self, inputs_shape):
-        super().build(inputs_shape)
+    def build(self, inputs_shape, condition_shape=None):
+        super().build(inputs_shape, condition_shape)
         if self.has_weights:
-            shape = self.event_shape
-            self.loc = self.add_weight(shape=shape, initializer="zeros", name="loc")
-            self.log_scale = self.add_weight(shape=shape, initializer="zeros", name="log_scale")
+            self.add_parameter("loc", self.event_shape)
+            self.add_parameter("log_scale", self.event_shape)
 
-    def _location_and_scale(self):
+    def _location_and_scale(self, condition):
         if self.has_weights:
-            return self.loc.value, ops.exp(self.log_scale.value)
+            loc = self.parameter("loc", condition)
+            return loc, ops.exp(self.parameter("log_scale", condition))
         zeros = tf.zeros(self.event_shape, self.variable_dtype)
         return zeros, tf.ones_like(zeros)
 
     def get_config(self):
-        return {**super().get_config(), "has_weights": self.has_weights}
+        config = super().get_config()
+        return {**config, "has_weights": self.has_weights, "conditional": self.conditional}
 
     @classmethod
     def from_config(cls, config):
@@ -117,6 +81,7 @@ class Normal(_LocationScale):
 
     Args:
       trainable: whether m and log s are trained weights, which start at 0.
+      conditional: whether they are affine functions of the condition.
       **kwargs: `name` and `dtype` (that of the flow), as for any Keras layer.
 
     Example:
@@ -128,8 +93,8 @@ class Normal(_LocationScale):
     -1.8379
     """
 
-    def distribution(self):
-        return self._independent(tfd.Normal(*self._location_and_scale()))
+    def distribution(self, condition=None):
+        return self._independent(tfd.Normal(*self._location_and_scale(condition)))
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -140,6 +105,7 @@ class Logistic(_LocationScale):
 
     Args:
       trainable: whether m and log s are trained weights, which start at 0.
+      conditional: whether they are affine functions of the condition.
       **kwargs: `name` and `dtype` (that of the flow), as for any Keras layer.
 
     Example:
@@ -151,8 +117,8 @@ class Logistic(_LocationScale):
     -1.3863
     """
 
-    def distribution(self):
-        return self._independent(tfd.Logistic(*self._location_and_scale()))
+    def distribution(self, condition=None):
+        return self._independent(tfd.Logistic(*self._location_and_scale(condition)))
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -166,10 +132,12 @@ class StudentT(_LocationScale):
     Args:
       degrees_of_freedom: k of every component, or where it starts; positive.
       trainable: whether m, log s and log k are trained weights.
+      conditional: whether they are affine functions of the condition.
       **kwargs: `name` and `dtype` (that of the flow), as for any Keras layer.
 
     Raises:
-      ValueError: if the degrees of freedom are not positive.
+      ValueError: if the degrees of freedom are not positive, or the base is conditional, but not
+        trainable.
 
     Example:
 
@@ -192,20 +160,17 @@ class StudentT(_LocationScale):
             )
         self.degrees_of_freedom = float(degrees_of_freedom)
 
-    def build(self, inputs_shape):
-        super().build(inputs_shape)
+    def build(self, inputs_shape, condition_shape=None):
+        super().build(inputs_shape, condition_shape)
         if self.has_weights:
-            self.log_degrees = self.add_weight(
-                shape=self.event_shape,
-                initializer=keras.initializers.Constant(np.log(self.degrees_of_freedom)),
-                name="log_degrees",
-            )
+            start = keras.initializers.Constant(np.log(self.degrees_of_freedom))
+            self.add_parameter("log_degrees", self.event_shape, start)
 
-    def distribution(self):
-        loc, scale = self._location_and_scale()
+    def distribution(self, condition=None):
+        loc, scale = self._location_and_scale(condition)
         degrees = tf.ones_like(loc) * self.degrees_of_freedom
         if self.has_weights:
-            degrees = ops.exp(self.log_degrees.value)
+            degrees = ops.exp(self.parameter("log_degrees", condition))
         return self._independent(tfd.StudentT(degrees, loc, scale))
 
     def get_config(self):
@@ -228,7 +193,7 @@ class Uniform(Base):
     1.0
     """
 
-    def distribution(self):
+    def distribution(self, condition=None):
         zeros = tf.zeros(self.event_shape, self.variable_dtype)
         return self._independent(tfd.Uniform(zeros, tf.ones_like(zeros)))
 
@@ -242,6 +207,7 @@ class Mixture(Base):
 
     Args:
       components: number of normal distributions, at least 1.
+      conditional: whether log w, m and log s are affine functions of the condition.
       **kwargs: `name`, `dtype` (that of the flow) and `trainable`, as for any Keras layer. The
         means start at draws from a standard normal, the scales at 1 and the weights equal; they are
         trained unless `trainable=False`, and saved in either case.
@@ -258,89 +224,28 @@ class Mixture(Base):
     [(4,), (4, 2), (4, 2)]
     """
 
-    def __init__(self, components: int, **kwargs: Any) -> None:
+    def __init__(self, components: int, *, conditional: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.components = check_count(components, "components")
+        self.conditional = bool(conditional)
 
-    def build(self, inputs_shape):
-        super().build(inputs_shape)
+    def build(self, inputs_shape, condition_shape=None):
+        super().build(inputs_shape, condition_shape)
         shape = (self.components, *self.event_shape)
-        self.logits = self.add_weight(shape=shape[:1], initializer="zeros", name="logits")
-        normal = keras.initializers.RandomNormal(stddev=1.0)
-        self.loc = self.add_weight(shape=shape, initializer=normal, name="loc")
-        self.log_scale = self.add_weight(shape=shape, initializer="zeros", name="log_scale")
+        self.add_parameter("logits", shape[:1])
+        self.add_parameter("loc", shape, keras.initializers.RandomNormal(stddev=1.0))
+        self.add_parameter("log_scale", shape)
 
-    def distribution(self):
+    def distribution(self, condition=None):
+        loc = self.parameter("loc", condition)
+        scale = ops.exp(self.parameter("log_scale", condition))
         # Draws have gradients in all weights.
         return tfd.MixtureSameFamily(
-            tfd.Categorical(logits=self.logits.value),
-            self._independent(tfd.Normal(self.loc.value, ops.exp(self.log_scale.value))),
+            tfd.Categorical(logits=self.parameter("logits", condition)),
+            self._independent(tfd.Normal(loc, scale)),
             reparameterize=True,
         )
 
     def get_config(self):
-        return {**super().get_config(), "components": self.components}
-
-
-_NAMES = {"normal": tfd.Normal, "uniform": tfd.Uniform, "logistic": tfd.Logistic}
-
-
-def is_function(base):
-    """Return whether a base is a function of the user's own; layers can be called as well."""
-    return callable(base) and not isinstance(base, Base)
-
-
-def check_base(base):
-    """Refuse what is no base."""
-    if isinstance(base, type) or not (callable(base) or base in tuple(_NAMES)):
-        raise ValueError(
-            f"`base` must be one of {', '.join(map(repr, _NAMES))}, a layer of keras_nf.bases, or "
-            f"a function of event_size that returns a tfd.Distribution. Received: {base!r}."
-        )
-
-
-def make_base(base, flow):
-    """Return the distribution of a name, a layer or a function, for the events of a flow.
-
-    A function takes the event size, or where an event has several axes, its shape.
-
-    Raises:
-      ValueError: if the function returns something else, or something that ought to be trained.
-    """
-    shape, ndims = flow.event_shape, flow.event_ndims
-    if isinstance(base, str):
-        zeros = tf.zeros(shape, flow.dtype)
-        return tfd.Independent(_NAMES[base](zeros, tf.ones_like(zeros)), ndims)
-    if isinstance(base, Base):
-        if not base.built:
-            base.build((None, *shape))
-        return base.distribution()
-    with tf.GradientTape() as tape:
-        distribution = base(shape if ndims > 1 else flow.event_size)
-    if not isinstance(distribution, tfd.Distribution) or distribution.event_shape[-ndims:] != shape:
-        raise ValueError(
-            f"The base function must return a tfd.Distribution with event shape {shape}, or "
-            f"more axes before. Received: {distribution!r}."
-        )
-    variables = {v.name: None for v in (*distribution.variables, *tape.watched_variables())}
-    if variables:
-        raise ValueError(
-            "The base function must return a distribution without variables: `fit` would not train "
-            f"them, and files would lose them. Received: {distribution!r}, which depends on "
-            f"{', '.join(variables)}. Use a layer instead, as keras_nf.bases.Mixture or "
-            "keras_nf.bases.Normal(trainable=True), or a subclass of keras_nf.bases.Base."
-        )
-    return distribution
-
-
-def numbers_of(distribution):
-    """Return the numbers that a distribution depends on, as bytes, where they are known."""
-    numbers = []
-    for value in tf.nest.flatten(distribution.parameters):
-        if isinstance(value, tfd.Distribution):
-            numbers.append(numbers_of(value))
-        elif hasattr(value, "dtype") and hasattr(value, "__array__"):
-            numbers.append(value.__array__().tobytes())
-        elif isinstance(value, (bool, int, float)):
-            numbers.append(repr(value).encode())
-    return b",".join(numbers)
+        config = super().get_config()
+        return {**config, "components": self.components, "conditional": self.conditional}

@@ -3,11 +3,54 @@
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.flow.arguments import to_condition
 from keras_nf.flow.bijector import sum_extra_axes
 
 
 def _in_words(shape):
     return " x ".join(map(str, shape))
+
+
+class ConditionalBase(tfd.Distribution):
+    """Stands for the distributions of a base that depends on a condition: `given` returns one.
+
+    Args:
+      base: a layer of `keras_nf.bases` with `conditional=True`, which is built.
+    """
+
+    def __init__(self, base):
+        parameters = dict(locals())
+        self._layer = base
+        super().__init__(
+            dtype=tf.as_dtype(base.variable_dtype),
+            reparameterization_type=tfd.FULLY_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=True,
+            parameters=parameters,
+            name=base.name,
+        )
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return {}
+
+    def _event_shape(self):
+        return tf.TensorShape(self._layer.event_shape)
+
+    def _batch_shape(self):
+        return tf.TensorShape([])
+
+    def given(self, condition):
+        """Return the distribution for a condition, whose batch shape it has."""
+        size = self._layer.condition_size
+        if condition is None or condition.shape[-1] != size:
+            raise ValueError(
+                f"The base {self.name!r} is conditional and needs a condition of shape "
+                f"(..., {size}). Received: "
+                f"{'none' if condition is None else f'shape {tuple(condition.shape)}'}. Pass "
+                "`condition=`."
+            )
+        return self._layer.distribution(condition)
 
 
 class FlowDistribution(tfd.TransformedDistribution):
@@ -58,7 +101,8 @@ class FlowDistribution(tfd.TransformedDistribution):
                 f"dtype='{distribution.dtype.name}', or the base parameters of dtype "
                 f"{bijector.dtype.name}."
             )
-        if condition is not None and not bijector.uses_condition:
+        used = bijector.uses_condition or isinstance(distribution, ConditionalBase)
+        if condition is not None and not used:
             raise ValueError(
                 f"The flow {bijector.name!r} uses no condition, but one was bound to its "
                 f"distribution. Leave it out. Received: {condition!r}."
@@ -94,6 +138,15 @@ class FlowDistribution(tfd.TransformedDistribution):
             bijector_kwargs["condition"] = condition
         return kwargs.get("distribution_kwargs", {}), bijector_kwargs
 
+    def _base(self, flow_kwargs):
+        """Return the distribution of z, which may depend on the condition as well."""
+        if not isinstance(self.distribution, ConditionalBase):
+            return self.distribution
+        condition = flow_kwargs.get("condition")
+        if condition is not None:
+            condition = to_condition(self.bijector, condition)
+        return self.distribution.given(condition)
+
     def _batch_shape(self):
         batch_shape = super()._batch_shape()
         if self._condition is None:
@@ -112,15 +165,14 @@ class FlowDistribution(tfd.TransformedDistribution):
     def _log_prob(self, y, **kwargs):
         base_kwargs, flow_kwargs = self._split_kwargs(kwargs)
         x, log_det = self.bijector.inverse_and_log_det(y, **flow_kwargs)
-        return self.distribution.log_prob(x, **base_kwargs) + sum_extra_axes(
-            log_det, self._extra_axes()
-        )
+        base = self._base(flow_kwargs)
+        return base.log_prob(x, **base_kwargs) + sum_extra_axes(log_det, self._extra_axes())
 
     def _draw(self, method, sample_shape, seed, kwargs):
         """Call a method of the base that draws; each condition gets noise of its own."""
         base_kwargs, flow_kwargs = self._split_kwargs(kwargs)
-        base = self.distribution
-        if "condition" in flow_kwargs:
+        base = self._base(flow_kwargs)
+        if "condition" in flow_kwargs and base is self.distribution:
             condition = tf.convert_to_tensor(flow_kwargs["condition"])
             batch_shape = self._without_event(tf.shape(condition))
             if base.batch_shape == ():

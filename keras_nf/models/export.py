@@ -83,7 +83,8 @@ def input_specs(model):
     """Return the `keras.InputSpec` of the events, and of the condition if the model has one."""
     event_shape = model.distribution.event_shape
     x = keras.InputSpec(shape=(None, *event_shape), dtype=model.variable_dtype, name="x")
-    if model.flow.condition_size is None:
+    sizes = [getattr(part, "condition_size", None) for part in (model.flow, model.base)]
+    if sizes == [None, None]:
         return [x]
     shape = model.condition_shape
     if not all(size is None or isinstance(size, int) for size in shape):

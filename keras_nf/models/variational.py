@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
 
-from keras_nf.bases import Base
+from keras_nf.base import Base
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
 from keras_nf.models.batches import batch_shape
@@ -82,6 +82,11 @@ class VariationalModel(DensityModel):
                 "Leave it out; amortize over data with flows in a keras.Model of your own."
             )
         super().__init__(flow, base, **kwargs)
+        if getattr(base, "conditional", False):
+            raise ValueError(
+                "VariationalModel fits one density without a condition. Received: the conditional "
+                f"base {base.name!r}. Leave `conditional` out."
+            )
         if flow.event_shape is None:
             raise ValueError(
                 f"The event size of {title(flow)} is not known, and no data will tell it. Give it "
