@@ -6,6 +6,7 @@ import gc
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
 _count = 0
@@ -37,6 +38,8 @@ def forget_after_a_test():
         # Python does not know how large graphs are, and would wait for many of them.
         gc.collect()
     if _count % 100 == 0:
+        # A kernel for each operation, dtype and list of attributes that ever ran.
+        context.context().clear_kernel_cache()
         _trim(0)
 
 

@@ -82,7 +82,7 @@ class VariationalModel(DensityModel):
                 "Leave it out; amortize over data with flows in a keras.Model of your own."
             )
         super().__init__(flow, base, **kwargs)
-        if getattr(base, "conditional", False):
+        if isinstance(base, Base) and base.conditional:
             raise ValueError(
                 "VariationalModel fits one density without a condition. Received: the conditional "
                 f"base {base.name!r}. Leave `conditional` out."
