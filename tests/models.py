@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from cases import perturb
 from tensorflow_probability import distributions as tfd
@@ -61,6 +62,23 @@ MODELS = {
     "conditional-real-nvp": (lambda: keras_nf.real_nvp(EVENT, **SMALL), {}),
     "conditional-network": (coupling_with_network, {}),
 }
+
+
+VARIATIONS = {
+    *("given-order", "given-mask", "inverted", "uniform-base"),
+    *("conditional-real-nvp", "conditional-network"),
+}
+names = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in VARIATIONS else []) for name in MODELS],
+)
+
+
+def selected(request):
+    """Return the names of the models that the tests of this run are about, and of a plain one."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = {call.params.get("name") for call in calls if call is not None}
+    return [name for name in MODELS if name in wanted or name == "maf"]
 
 
 def condition_of(name):

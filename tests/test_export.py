@@ -13,7 +13,7 @@ import pytest
 import runtimes
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from models import EVENT, MODELS, C, X, condition_of, make
+from models import EVENT, C, X, condition_of, make, names, selected
 from processes import run_python
 
 import keras_nf
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.usefixtures("without_xla")
 ROOT = pathlib.Path(keras_nf.__file__).parents[1]
 SIGNATURES = ["log_prob", "sample", "forward", "inverse"]
 SEEDS = [(1, 2), (1, 3)]
-names = pytest.mark.parametrize("name", MODELS)
 
 # A graph may fuse what eager mode computes one by one. In bfloat16 a network keeps 8 bits.
 TOLERANCE = {"float64": 1e-13, "mixed": 5e-2}
@@ -45,10 +44,10 @@ def arguments_of(name, rows=slice(None), **inputs):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """All models, and the folder with the SavedModel of each."""
+def exported(request, tmp_path_factory):
+    """The models, and the folder with the SavedModel of each."""
     folder = tmp_path_factory.mktemp("exported")
-    models = {name: make(name) for name in MODELS}
+    models = {name: make(name) for name in selected(request)}
     for name, model in models.items():
         keras_nf.export_saved_model(model, folder / name)
     return models, folder
@@ -63,9 +62,9 @@ def load(exported):
 @pytest.fixture(scope="module")
 def served(exported, tmp_path_factory):
     """Answers of a process that has neither this package nor Keras nor TFP."""
-    _, folder = exported
+    models, folder = exported
     results = tmp_path_factory.mktemp("results")
-    for name in MODELS:
+    for name in models:
         for rows in (6, 2):
             inputs = {
                 "log_prob": arguments_of(name, slice(rows), x=X[:rows]),
@@ -104,7 +103,7 @@ def served(exported, tmp_path_factory):
     run_python(script, folder, results)
     return {
         (name, rows): np.load(results / f"{name}.{rows}.out.npz")
-        for name in MODELS
+        for name in models
         for rows in (6, 2)
     }
 

@@ -191,7 +191,9 @@ def test_latents_outside():
         lambda chain: keras_nf.Invert(chain).forward,
         keras_nf.Invert,
         lambda chain: keras.Sequential([keras_nf.Invert(chain)]),
-        lambda chain: tf.function(chain.inverse, jit_compile=True),
+        pytest.param(
+            lambda chain: tf.function(chain.inverse, jit_compile=True), marks=pytest.mark.slow
+        ),
     ],
     ids=["inverse", "invert-forward", "invert", "keras", "xla"],
 )

@@ -9,13 +9,11 @@ import keras
 import numpy as np
 import pytest
 from cases import perturb
-from models import EVENT, MODELS, SMALL, X, condition_of, inputs_of, laplace, make
+from models import EVENT, SMALL, X, condition_of, inputs_of, laplace, make, names, selected
 from processes import run_python
 
 import keras_nf
 from keras_nf import FlowModel
-
-names = pytest.mark.parametrize("name", MODELS)
 
 
 def assert_same(loaded, model, name):
@@ -79,10 +77,10 @@ def test_config_is_json(name):
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
-    """Densities and samples of all models, loaded in a process that did not make them."""
+def elsewhere(request, tmp_path_factory):
+    """Densities and samples of models, loaded in a process that did not make them."""
     folder = tmp_path_factory.mktemp("saved")
-    models = {name: make(name) for name in MODELS}
+    models = {name: make(name) for name in selected(request)}
     for name, model in models.items():
         model.save(folder / f"{name}.keras")
     script = """
@@ -104,7 +102,7 @@ def elsewhere(tmp_path_factory):
             )
     """
     run_python(script, folder)
-    return models, {name: np.load(folder / f"{name}.npz") for name in MODELS}
+    return models, {name: np.load(folder / f"{name}.npz") for name in models}
 
 
 @names

@@ -1,8 +1,17 @@
-"""One batch shape for events and their condition."""
+"""The batch axes of events, conditions and log-determinants."""
 
+import numpy as np
 import tensorflow as tf
+from keras import ops
 
-__all__ = ["at_each_position", "broadcast_batch", "with_known_sizes"]
+__all__ = [
+    "KnownLogDet",
+    "at_each_position",
+    "broadcast_batch",
+    "mark_unreached",
+    "sum_extra_axes",
+    "with_known_sizes",
+]
 
 
 def with_known_sizes(x, event_shape):
@@ -52,3 +61,24 @@ def at_each_position(condition, x, flow):
     spread = tf.broadcast_to(condition, shape)
     spread.set_shape(x.shape[: -flow.event_ndims].concatenate(size))
     return spread
+
+
+def sum_extra_axes(log_det, count):
+    """Sum a log-determinant over the last axes, positions of the events of a flow of fewer axes."""
+    return tf.reduce_sum(log_det, axis=list(range(-count, 0))) if count else log_det
+
+
+class KnownLogDet:
+    """A bijector of which only the log-determinant at one point is asked, and known."""
+
+    def __init__(self, log_det, event_ndims) -> None:
+        self._log_det, self._event_ndims = log_det, event_ndims
+
+    def forward_log_det_jacobian(self, x, event_ndims=1):
+        return sum_extra_axes(self._log_det, event_ndims - self._event_ndims)
+
+
+def mark_unreached(value, log_det):
+    """Return a value that is infinite where a flow, by its log-determinant, does not reach."""
+    axes = [None] * (value.shape.rank - log_det.shape.rank)
+    return ops.where(log_det[(..., *axes)] == -np.inf, np.inf, value)

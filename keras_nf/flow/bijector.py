@@ -3,20 +3,14 @@
 import functools
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from keras import ops
 from tensorflow_probability import bijectors as tfb
 
 from keras_nf.flow.arguments import check_floating, title
+from keras_nf.flow.batch import KnownLogDet, mark_unreached
 
-__all__ = ["LayerBijector", "mark_unreached", "sum_extra_axes"]
-
-
-def sum_extra_axes(log_det, count):
-    """Sum a log-determinant over the last axes, positions of the events of a flow of fewer axes."""
-    return tf.reduce_sum(log_det, axis=list(range(-count, 0))) if count else log_det
+__all__ = ["LayerBijector"]
 
 
 class _NoCache:
@@ -43,16 +37,6 @@ class _NoCache:
 
     def inverse_attributes(self, y, **kwargs):
         return {}
-
-
-class _KnownLogDet:
-    """A bijector of which only the log-determinant at one point is asked, and known."""
-
-    def __init__(self, log_det, event_ndims) -> None:
-        self._log_det, self._event_ndims = log_det, event_ndims
-
-    def forward_log_det_jacobian(self, x, event_ndims=1):
-        return sum_extra_axes(self._log_det, event_ndims - self._event_ndims)
 
 
 def _refusing_integers(method):
@@ -215,11 +199,5 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
             )
         kwargs.pop("condition", None)
         return tangent_space.transform_dimension_preserving(
-            x, _KnownLogDet(-log_det, self.event_ndims), **kwargs
+            x, KnownLogDet(-log_det, self.event_ndims), **kwargs
         )
-
-
-def mark_unreached(value, log_det):
-    """Return a value that is infinite where a flow, by its log-determinant, does not reach."""
-    axes = [None] * (value.shape.rank - log_det.shape.rank)
-    return ops.where(log_det[(..., *axes)] == -np.inf, np.inf, value)

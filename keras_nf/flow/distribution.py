@@ -4,7 +4,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.flow.arguments import to_condition
-from keras_nf.flow.bijector import sum_extra_axes
+from keras_nf.flow.batch import sum_extra_axes
 
 
 def _in_words(shape):

@@ -143,28 +143,15 @@ class MaskedAutoregressive(Autoregressive):
     (`FlowModel.sample` is).
 
     Args:
-      hidden_units: width of each hidden layer of the `MADE`.
-      activation: activation of the `MADE`.
-      order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
-        permutation of `range(event_size)`; component `order[0]` depends on no other.
-      seed: seed of the random order; drawn, and kept in the config, when `None`.
-      conditioner: an `AutoregressiveNetwork` in place of the `MADE`.
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
         layers add up; a single layer may need a wider one.
       shift_first: whether to shift before scaling; otherwise x_i = z_i exp(s_i) + t_i, as in the
         paper.
-      **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+      **kwargs: `hidden_units`, `activation`, `order`, `seed`, `conditioner`, as for
+        `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as
+        for `keras_nf.Flow`.
 
-    Call arguments:
-      condition: tensor of shape `(..., condition_size)`, seen by every component.
-
-    Input shape: `(..., event_size)`.
-
-    Output shape: the same; log-determinants have shape `(...)`.
-
-    Raises:
-      ValueError: if the order is no permutation of the components, a width is not positive, or
-        the conditioner is no such network, or one with another number of parameters.
+    Call arguments, shapes and errors are those of `Autoregressive`.
 
     Example:
 
@@ -209,28 +196,15 @@ class InverseAutoregressive(MaskedAutoregressive):
     writes the same family as sigma z + mu.
 
     Args:
-      hidden_units: width of each hidden layer of the `MADE`.
-      activation: activation of the `MADE`.
-      order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
-        permutation of `range(event_size)`; component `order[0]` depends on no other.
-      seed: seed of the random order; drawn, and kept in the config, when `None`.
-      conditioner: an `AutoregressiveNetwork` in place of the `MADE`.
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
         layers add up; a single layer may need a wider one.
       shift_first: whether `MaskedAutoregressive` would shift before scaling; otherwise
         x_i = (z_i - t_i) exp(-s_i).
-      **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+      **kwargs: `hidden_units`, `activation`, `order`, `seed`, `conditioner`, as for
+        `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as
+        for `keras_nf.Flow`.
 
-    Call arguments:
-      condition: tensor of shape `(..., condition_size)`, seen by every component.
-
-    Input shape: `(..., event_size)`.
-
-    Output shape: the same; log-determinants have shape `(...)`.
-
-    Raises:
-      ValueError: if the order is no permutation of the components, a width is not positive, or
-        the conditioner is no such network, or one with another number of parameters.
+    Call arguments, shapes and errors are those of `Autoregressive`.
 
     Example:
 

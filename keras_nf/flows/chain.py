@@ -7,10 +7,9 @@ import keras
 
 from keras_nf.config import serialize_layer
 from keras_nf.flow.adaptation import latents_of
-from keras_nf.flow.arguments import build_members, check_dtypes
-from keras_nf.flow.batch import at_each_position
-from keras_nf.flow.bijector import sum_extra_axes
+from keras_nf.flow.batch import at_each_position, sum_extra_axes
 from keras_nf.flow.contract import Flow
+from keras_nf.flow.members import build_members, check_dtypes
 
 __all__ = ["Chain"]
 

@@ -172,27 +172,11 @@ class AdditiveCoupling(Coupling):
     one evaluation of the network m. Volume is preserved; combine with `Scaling`.
 
     Args:
-      mask: which components are kept: `"half"` (the first half), `"alternating"` (every other
-        one, a checkerboard), `"random"`, or one boolean per component, true for those kept.
-      swap: whether to exchange the kept and the transformed components.
-      seed: seed of the random mask; drawn, and kept in the config, when `None`.
-      conditioner: any Keras network from `(batch, kept size)`, or with a condition
-        `(batch, kept size + condition_size)`, to `(batch, transformed size)`. By default an
-        `MLP`, whose last layer starts at zero, so that the flow starts as the identity.
-      hidden_units: width of each hidden layer of the default network.
-      activation: activation of the default network.
-      **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
+        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
+        `keras_nf.Flow`.
 
-    Call arguments:
-      condition: tensor of shape `(..., condition_size)`, concatenated to the network's input.
-
-    Input shape: `(..., event_size)`, with `event_size >= 2`.
-
-    Output shape: the same; log-determinants have shape `(...)`.
-
-    Raises:
-      ValueError: if the mask keeps or transforms nothing or has another size than the event, or
-        the network's output has the wrong size.
+    Call arguments, shapes and errors are those of `Coupling`.
 
     Example:
 
@@ -224,31 +208,14 @@ class AffineCoupling(Coupling):
     `keras_nf.elementwise.Affine`. Both directions cost one evaluation of the network.
 
     Args:
-      mask: which components are kept: `"half"` (the first half), `"alternating"` (every other
-        one, a checkerboard), `"random"`, or one boolean per component, true for those kept.
-      swap: whether to exchange the kept and the transformed components.
-      seed: seed of the random mask; drawn, and kept in the config, when `None`.
-      conditioner: any Keras network from `(batch, kept size)`, or with a condition
-        `(batch, kept size + condition_size)`, to `(batch, 2 * transformed size)`: t first, then
-        r. By default an `MLP`, whose last layer starts at zero, so that the flow starts as the
-        identity.
-      hidden_units: width of each hidden layer of the default network.
-      activation: activation of the default network.
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
         layers add up; a single layer may need a wider one.
       shift_first: whether to shift before scaling; otherwise x_rest = z_rest exp(s) + t.
-      **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
+        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
+        `keras_nf.Flow`.
 
-    Call arguments:
-      condition: tensor of shape `(..., condition_size)`, concatenated to the network's input.
-
-    Input shape: `(..., event_size)`, with `event_size >= 2`.
-
-    Output shape: the same; log-determinants have shape `(...)`.
-
-    Raises:
-      ValueError: if the mask keeps or transforms nothing or has another size than the event, or
-        the network's output has the wrong size.
+    Call arguments, shapes and errors are those of `Coupling`.
 
     Example:
 

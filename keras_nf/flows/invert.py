@@ -5,9 +5,10 @@ from typing import Any
 import keras
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow.arguments import build_members, check_dtypes, title
-from keras_nf.flow.bijector import mark_unreached
+from keras_nf.flow.arguments import title
+from keras_nf.flow.batch import mark_unreached
 from keras_nf.flow.contract import Flow
+from keras_nf.flow.members import build_members, check_dtypes
 
 __all__ = ["Invert"]
 

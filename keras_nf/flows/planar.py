@@ -10,45 +10,11 @@ from keras import ops
 from keras_nf.arguments import check_count
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
+from keras_nf.increasing import INCREASING
 from keras_nf.layout import feature_major, refuse_forward_mode, saturate, update_rows
 from keras_nf.root import invert_monotone
 
 __all__ = ["Planar"]
-
-
-def _tanh(v):
-    h = ops.tanh(v)
-    return h, 1.0 - h**2, h**2
-
-
-def _sigmoid(v):
-    h = ops.sigmoid(v)
-    return h, h * (1.0 - h), (1.0 - 2.0 * h) ** 2
-
-
-def _arctan(v):
-    slope = 1.0 / (1.0 + v**2)
-    return ops.arctan(v), slope, v**2 * slope
-
-
-def _softplus(v):
-    return ops.softplus(v), ops.sigmoid(v), ops.sigmoid(-v)
-
-
-def _elu(v):
-    negative = ops.minimum(v, 0.0)
-    drop = -ops.expm1(negative)
-    return ops.maximum(v, 0.0) - drop, 1.0 - drop, drop
-
-
-# Each gives h, h' and 1 - h' / max h', the last without cancellation; beside it, max h'.
-_ACTIVATIONS = {
-    "tanh": (_tanh, 1.0),
-    "sigmoid": (_sigmoid, 0.25),
-    "arctan": (_arctan, 1.0),
-    "softplus": (_softplus, 1.0),
-    "elu": (_elu, 1.0),
-}
 
 
 # The weights of all layers have a last axis of size 1 where the whole batch shares them.
@@ -142,15 +108,15 @@ class Planar(Flow):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if activation not in tuple(_ACTIVATIONS):
+        if activation not in tuple(INCREASING):
             raise ValueError(
-                f"`activation` must be one of {', '.join(map(repr, _ACTIVATIONS))}: the flow needs "
+                f"`activation` must be one of {', '.join(map(repr, INCREASING))}: the flow needs "
                 f"an increasing function with a known bound of its slope. Received: {activation!r}."
             )
         self.activation = activation
         self.folds = check_count(folds, "folds")
         self.amortized = bool(amortized)
-        self._h, self._max_slope = _ACTIVATIONS[activation]
+        self._h, self._max_slope = INCREASING[activation]
 
     @property
     def uses_condition(self):
