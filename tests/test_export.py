@@ -18,7 +18,8 @@ from processes import run_python
 
 import keras_nf
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+# One process makes what all of these tests need.
+pytestmark = [pytest.mark.usefixtures("without_xla"), pytest.mark.xdist_group("export")]
 
 ROOT = pathlib.Path(keras_nf.__file__).parents[1]
 SIGNATURES = ["log_prob", "sample", "forward", "inverse"]

@@ -21,7 +21,8 @@ from processes import ENVIRONMENT, run_python
 
 import keras_nf
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+# One process makes what all of these tests need.
+pytestmark = [pytest.mark.usefixtures("without_xla"), pytest.mark.xdist_group("serve")]
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
