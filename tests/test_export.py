@@ -18,8 +18,7 @@ from processes import run_python
 
 import keras_nf
 
-# One process makes what all of these tests need.
-pytestmark = [pytest.mark.usefixtures("without_xla"), pytest.mark.xdist_group("export")]
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 ROOT = pathlib.Path(keras_nf.__file__).parents[1]
 SIGNATURES = ["log_prob", "sample", "forward", "inverse"]

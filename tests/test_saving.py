@@ -15,9 +15,6 @@ from processes import run_python
 import keras_nf
 from keras_nf import FlowModel
 
-# One process makes what all of these tests need.
-pytestmark = pytest.mark.xdist_group("saving")
-
 
 def assert_same(loaded, model, name):
     """Compare densities to the last bit."""

@@ -21,8 +21,7 @@ from processes import ENVIRONMENT, run_python
 
 import keras_nf
 
-# One process makes what all of these tests need.
-pytestmark = [pytest.mark.usefixtures("without_xla"), pytest.mark.xdist_group("serve")]
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
