@@ -65,7 +65,7 @@ MODELS = {
 
 
 VARIATIONS = {
-    *("given-order", "given-mask", "inverted", "uniform-base"),
+    *("nice", "real-nvp", "given-order", "given-mask", "inverted", "uniform-base"),
     *("conditional-real-nvp", "conditional-network"),
 }
 names = pytest.mark.parametrize(

@@ -114,7 +114,7 @@ class TestBackupAndRestore:
         model.save(folder + "/model.keras")
     """
 
-    @pytest.mark.parametrize("save_freq", ["epoch", 2])
+    @pytest.mark.parametrize("save_freq", ["epoch", pytest.param(2, marks=pytest.mark.slow)])
     def test_killed_process(self, save_freq, tmp_path):
         run_python(self.SCRIPT, tmp_path, save_freq, "killed", returncode=-signal.SIGKILL)
         assert (tmp_path / "backup").exists()

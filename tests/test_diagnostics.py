@@ -72,6 +72,7 @@ def test_flow_without_a_fault_passes():
     assert checks["latents: forward, then inverse"][0] < 1e-13
 
 
+@pytest.mark.slow
 @rows()
 def test_row_passes(case):
     # Among others, units of a small network may be dead.

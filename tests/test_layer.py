@@ -359,6 +359,7 @@ def assert_trained(case, flow, before):
         assert np.array_equal(weight, old) == (i in case.idle), weight.path
 
 
+@pytest.mark.slow
 @rows(has_weights)
 def test_fit_of_a_keras_model_changes_every_weight(case):
     flow, x = make(case, "float32"), batch_of(case, 16)

@@ -564,7 +564,11 @@ def test_request_that_drips_ends(hasty, part, rest):
 
 @pytest.mark.parametrize(
     ("draws", "times", "piece"),
-    [(400_000, 1, 0), (400_000, 1, 100), (40_000, 12, 0)],
+    [
+        (400_000, 1, 0),
+        pytest.param(400_000, 1, 100, marks=pytest.mark.slow),
+        pytest.param(40_000, 12, 0, marks=pytest.mark.slow),
+    ],
     ids=["one", "one-slowly", "many"],
 )
 def test_answer_that_is_not_taken_ends(hasty, draws, times, piece):
