@@ -8,7 +8,7 @@ from tensorflow_probability import distributions as tfd
 
 from keras_nf.flow.distribution import ConditionalBase
 
-__all__ = ["Base", "check_base", "is_function", "make_base", "numbers_of"]
+__all__ = ["Base", "check_base", "is_conditional", "is_function", "make_base", "numbers_of"]
 
 
 class Base(keras.layers.Layer):
@@ -96,6 +96,11 @@ def is_function(base):
     return callable(base) and not isinstance(base, Base)
 
 
+def is_conditional(base):
+    """Return whether a base depends on the condition, as layers alone can."""
+    return isinstance(base, Base) and base.conditional
+
+
 def check_base(base):
     """Refuse what is no base."""
     if isinstance(base, type) or not (callable(base) or base in tuple(_NAMES)):
@@ -118,11 +123,9 @@ def make_base(base, flow):
         zeros = tf.zeros(shape, flow.dtype)
         return tfd.Independent(_NAMES[base](zeros, tf.ones_like(zeros)), ndims)
     if isinstance(base, Base):
-        if base.conditional:
-            return ConditionalBase(base)
         if not base.built:
             base.build((None, *shape))
-        return base.distribution()
+        return ConditionalBase(base) if base.conditional else base.distribution()
     with tf.GradientTape() as tape:
         distribution = base(shape if ndims > 1 else flow.event_size)
     if not isinstance(distribution, tfd.Distribution) or distribution.event_shape[-ndims:] != shape:

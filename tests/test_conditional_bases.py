@@ -158,9 +158,8 @@ def test_a_base_that_follows_the_condition_beats_one_that_does_not():
     x = (3.0 * c + 0.5 * RNG.normal(size=(1000, 2))).astype("float32")
     losses = []
     for base in (bases.Normal(trainable=True), MADE_BY["normal"]()):
-        conditional = getattr(base, "conditional", False)
         model = keras_nf.FlowModel(keras_nf.Scaling(event_size=2), base=base)
-        data = {"x": x, "condition": c} if conditional else x
+        data = {"x": x, "condition": c} if base.conditional else x
         model.compile(keras.optimizers.Adam(0.05))
         model.fit(data, epochs=20, batch_size=100, verbose=0)
         losses.append(model.evaluate(data, verbose=0))
@@ -173,6 +172,8 @@ def test_missing_condition():
     model = keras_nf.FlowModel(keras_nf.Scaling(event_size=2), base=MADE_BY["normal"]())
     with pytest.raises(ValueError, match="is conditional and needs a condition"):
         model.log_prob(X)
+    with pytest.raises(ValueError, match="is conditional and needs a condition"):
+        model.sample(3)
     model({"x": X, "condition": C})
     for call in (lambda: model.log_prob(X), lambda: model.sample(3)):
         with pytest.raises(ValueError, match=r"of shape \(\.\.\., 3\). Received: none"):

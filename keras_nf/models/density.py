@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from keras_nf.base import Base, check_base, is_function, make_base, numbers_of
+from keras_nf.base import Base, check_base, is_conditional, is_function, make_base, numbers_of
 from keras_nf.flow.arguments import check_condition, title, to_condition, to_events
 from keras_nf.flow.contract import Flow
 from keras_nf.flow.door import BUILDING
@@ -74,8 +74,8 @@ class DensityModel(StoredModel):
             event_shape = self.flow.inverse_event_shape(x_shape[-self.flow.event_ndims :])
             self.flow.build((None, *event_shape), condition_shape)
         if isinstance(self.base, Base) and not self.base.built:
-            shapes = [(None, *self.flow.event_shape)]
-            self.base.build(*shapes, *[condition_shape] * self.base.conditional)
+            own_condition = (condition_shape,) if self.base.conditional else ()
+            self.base.build((None, *self.flow.event_shape), *own_condition)
 
     def summary(self, *args, expand_nested=True, **kwargs):
         return super().summary(*args, expand_nested=expand_nested, **kwargs)
@@ -124,7 +124,7 @@ class DensityModel(StoredModel):
                 'condition was given. Pass {"x": x, "condition": c} to `fit`, `evaluate` and '
                 "`predict`, and `condition=c` to `log_prob` and `sample`."
             )
-        has_use = self.flow.uses_condition or getattr(self.base, "conditional", False)
+        has_use = self.flow.uses_condition or is_conditional(self.base)
         if condition is not None and not has_use:
             raise ValueError(
                 f"No part of {title(self.flow)} uses a condition, nor does the base, but one was "

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
 
-from keras_nf.base import Base
+from keras_nf.base import Base, is_conditional
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
 from keras_nf.models.batches import batch_shape
@@ -82,10 +82,10 @@ class VariationalModel(DensityModel):
                 "Leave it out; amortize over data with flows in a keras.Model of your own."
             )
         super().__init__(flow, base, **kwargs)
-        if isinstance(base, Base) and base.conditional:
+        if is_conditional(base):
             raise ValueError(
                 "VariationalModel fits one density without a condition. Received: the conditional "
-                f"base {base.name!r}. Leave `conditional` out."
+                f"base {base!r}. Leave `conditional` out."
             )
         if flow.event_shape is None:
             raise ValueError(

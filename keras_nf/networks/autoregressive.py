@@ -15,9 +15,10 @@ from keras_nf.layout import (
     saturate,
 )
 
-__all__ = ["AutoregressiveNetwork", "parameters_at"]
+__all__ = ["SEQUENTIAL", "AutoregressiveNetwork", "parameters_at"]
 
-_SEQUENTIAL = "The sequential direction of an autoregressive flow"
+# How errors call it.
+SEQUENTIAL = "The sequential direction of an autoregressive flow"
 
 
 class AutoregressiveNetwork(keras.layers.Layer):
@@ -73,7 +74,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
     def solve(self, elementwise: Any, x: Any, condition: Any = None) -> tuple[Any, Any]:
         """Solve y_i = map(x_i; network_i(y_<i, condition)) for y.
 
-        The gradient takes as many calls again. There are no second derivatives.
+        The gradient costs a backward pass for each component. There are no second derivatives.
 
         Args:
           elementwise: the map; see `keras_nf.elementwise`.
@@ -108,7 +109,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
             tape.watch(known)
             # These have the derivatives of each component with those before it held.
             alone = image(x, known)
-        refuse_forward_mode(_SEQUENTIAL, alone)
+        refuse_forward_mode(SEQUENTIAL, alone)
 
         @tf.custom_gradient
         def with_later_components(y, log_derivatives):
@@ -124,7 +125,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
                     lambda turn, bar: (turn + 1, upstream + through(0, bar)),
                     (tf.constant(0), upstream),
                 )
-                return differentiable_once(_SEQUENTIAL, [bar, of_log_derivatives])
+                return differentiable_once(SEQUENTIAL, [bar, of_log_derivatives])
 
             return (tf.identity(y), tf.identity(log_derivatives)), gradient
 

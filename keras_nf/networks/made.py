@@ -22,7 +22,7 @@ __all__ = ["MADE"]
 
 
 @keras.saving.register_keras_serializable("keras_nf")
-class MADE(MLP, AutoregressiveNetwork):
+class MADE(AutoregressiveNetwork, MLP):
     """Masked autoencoder for distribution estimation: an autoregressive multilayer perceptron.
 
     h_k = activation((M_k * W_k) h_{k-1} + b_k): each kernel is multiplied by a constant 0/1 mask,
@@ -170,9 +170,6 @@ class MADE(MLP, AutoregressiveNetwork):
             condition = saturate(feature_major(condition)[0], self.compute_dtype)
         y, log_det = solve_sequentially(self, elementwise, x, condition)
         return restore(y), restore(log_det)
-
-    def compute_output_shape(self, inputs_shape, condition_shape=None):
-        return AutoregressiveNetwork.compute_output_shape(self, inputs_shape)
 
     def get_config(self):
         config = super().get_config()

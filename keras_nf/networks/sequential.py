@@ -31,6 +31,7 @@ from keras_nf.layout import (
     take_rows,
     update_rows,
 )
+from keras_nf.networks.autoregressive import SEQUENTIAL
 from keras_nf.networks.stairs import Stairs
 
 
@@ -205,7 +206,6 @@ def solve_sequentially(made, elementwise, x, condition=None):
     Returns:
       y, of the shape of `x`, and the sum of the map's log-derivatives, of shape `(batch,)`.
     """
-    what = "The sequential direction of an autoregressive flow"
     # Without a tape in sight nothing is kept, and a gradient has to evaluate the network again.
     keeps, batch = record.could_possibly_record(), batch_size(x)
     x, *conditions = [fill_lines(values) for values in (x, condition) if values is not None]
@@ -220,11 +220,11 @@ def solve_sequentially(made, elementwise, x, condition=None):
         def gradient(*upstream):
             # The tapes see tensors of this graph alone, which may be that of a loop's gradient.
             known = tf.nest.map_structure(tf.identity, (x, y, outputs, *upstream, *others))
-            return differentiable_once(what, _gradients(made, elementwise, *known))
+            return differentiable_once(SEQUENTIAL, _gradients(made, elementwise, *known))
 
         return (y, tf.reduce_sum(log_derivative, axis=0)), gradient
 
     arguments = x, made.weight_tensors(), *conditions
-    refuse_forward_mode(what, tf.nest.flatten(arguments))
+    refuse_forward_mode(SEQUENTIAL, tf.nest.flatten(arguments))
     y, log_det = solve(*arguments)
     return y[:, :batch], log_det[:batch]
