@@ -1,5 +1,6 @@
 """README and documentation: every code block runs, and what they name exists."""
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -62,11 +63,22 @@ def test_first_example_has_ten_lines():
     assert len(lines) <= 10
 
 
+def rows_of(path):
+    """Return the cells of the rows of a table, by the classes that the second one names."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: row for row in cells for name in re.findall(r"`(\w+)`", row[1])}
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_tables_name_every_flow(name):
     for path in (ROOT / "README.md", ROOT / "docs" / "flows" / "index.md"):
-        rows = [line for line in path.read_text().splitlines() if line.startswith("|")]
-        assert any(f"`{name}`" in row for row in rows), path
+        row = rows_of(path).get(name)
+        assert row, f"no row of {path} names {name}"
+        # The paper of a row is that of a flow in it.
+        texts = [inspect.getdoc(getattr(keras_nf, each)) for each in re.findall(r"`(\w+)`", row[1])]
+        for number in re.findall(r"\b\d{4}\.\d{4,5}\b", " ".join(row)):
+            assert any(f"arXiv:{number}" in text for text in texts), number
 
 
 def test_commands_name_files_that_exist():

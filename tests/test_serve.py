@@ -13,15 +13,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from processes import ENVIRONMENT, run_python
-
-import keras_nf
-
-pytestmark = pytest.mark.usefixtures("without_xla")
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -77,14 +72,23 @@ def start(*args, **kwargs):
 def models(tmp_path_factory):
     """A folder of versions: 1 is a flow, 2 a conditional one, 3 fails where it is told to."""
     folder = tmp_path_factory.mktemp("models") / "density"
-    for version, condition in (("1", None), ("2", np.zeros((1, 1), "float32"))):
-        keras.utils.set_random_seed(0)
-        model = keras_nf.FlowModel(keras_nf.maf(event_size=2, layers=2, hidden_units=(8,)))
-        model.log_prob(np.zeros((1, 2), "float32"), condition=condition)
-        # New layers begin as the identity.
-        for weight in model.trainable_weights:
-            weight.assign(0.3 * keras.random.normal(weight.shape, seed=len(weight.shape)))
-        keras_nf.export_saved_model(model, folder / version)
+    # In a process of its own: what it takes to trace these graphs goes with it.
+    script = """
+        import pathlib, sys
+        import keras
+        import numpy as np
+        import keras_nf
+
+        for version, condition in (("1", None), ("2", np.zeros((1, 1), "float32"))):
+            keras.utils.set_random_seed(0)
+            model = keras_nf.FlowModel(keras_nf.maf(event_size=2, layers=2, hidden_units=(8,)))
+            model.log_prob(np.zeros((1, 2), "float32"), condition=condition)
+            # New layers begin as the identity.
+            for weight in model.trainable_weights:
+                weight.assign(0.3 * keras.random.normal(weight.shape, seed=len(weight.shape)))
+            keras_nf.export_saved_model(model, pathlib.Path(sys.argv[1]) / version)
+    """
+    run_python(script, folder)
     module = Failing()
     names = ("log_prob", "sample", "forward", "inverse")
     signatures = {name: getattr(module, name).get_concrete_function() for name in names}

@@ -9,34 +9,9 @@ from tensorflow_probability import bijectors as tfb
 
 from keras_nf.flow.arguments import check_floating, title
 from keras_nf.flow.batch import KnownLogDet, mark_unreached
+from keras_nf.flow.cache import NoCache
 
 __all__ = ["LayerBijector"]
-
-
-class _NoCache:
-    """Stands in for TFP's bijector cache and remembers nothing.
-
-    TFP keys its cache by tensor identity and knows nothing of weights, so a value computed before
-    a training step would be combined with a log-determinant computed after it.
-    """
-
-    def __init__(self, flow=None):
-        self._flow = flow
-
-    def __get__(self, flow, owner=None):
-        return _NoCache(flow)
-
-    def forward(self, x, **kwargs):
-        return self._flow._forward(x, **kwargs)
-
-    def inverse(self, y, **kwargs):
-        return self._flow._inverse(y, **kwargs)
-
-    def forward_attributes(self, x, **kwargs):
-        return {}
-
-    def inverse_attributes(self, y, **kwargs):
-        return {}
 
 
 def _refusing_integers(method):
@@ -56,8 +31,6 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
 
     All that TFP asks is answered by `forward_and_log_det` and `inverse_and_log_det`.
     """
-
-    _cache = _NoCache()
 
     # `tf.Module` collects `tf.Variable`s from attributes; Keras's own lists are the truth.
     variables = keras.layers.Layer.variables
@@ -88,6 +61,10 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
         self.event_ndims = event_ndims
         self._has_hidden_variables = False
         self._visible_variables = self._tf_variables = ()
+
+    @property
+    def _cache(self):
+        return NoCache(self._forward, self._inverse)
 
     @property
     def name(self) -> str:
