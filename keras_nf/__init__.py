@@ -28,15 +28,18 @@ from keras_nf.flows import (
     InverseAutoregressive,
     Invert,
     Logit,
+    LULinear,
     MaskedAutoregressive,
     Permute,
     Planar,
     Scaling,
+    SplineAutoregressive,
+    SplineCoupling,
     Standardize,
 )
 from keras_nf.models import FlowModel, VariationalModel, export_saved_model
 from keras_nf.networks import MADE, MLP, AutoregressiveNetwork
-from keras_nf.recipes import iaf, maf, nice, planar_flow, real_nvp
+from keras_nf.recipes import iaf, maf, nice, nsf, planar_flow, real_nvp
 
 __version__ = "0.1.0"
 
@@ -54,11 +57,14 @@ __all__ = [
     "FlowModel",
     "InverseAutoregressive",
     "Invert",
+    "LULinear",
     "Logit",
     "MaskedAutoregressive",
     "Permute",
     "Planar",
     "Scaling",
+    "SplineAutoregressive",
+    "SplineCoupling",
     "Standardize",
     "VariationalModel",
     "bases",
@@ -69,6 +75,7 @@ __all__ = [
     "iaf",
     "maf",
     "nice",
+    "nsf",
     "planar_flow",
     "real_nvp",
 ]

@@ -179,10 +179,15 @@ class StudentT(_LocationScale):
 
 @keras.saving.register_keras_serializable("keras_nf")
 class Uniform(Base):
-    """Independent components, uniform between 0 and 1. It has no weights.
+    """Independent components, uniform between two numbers. It has no weights.
 
     Args:
+      low: lower end of each component.
+      high: upper end of each component.
       **kwargs: `name` and `dtype` (that of the flow), as for any Keras layer.
+
+    Raises:
+      ValueError: if `low` is not below `high`.
 
     Example:
 
@@ -193,9 +198,20 @@ class Uniform(Base):
     1.0
     """
 
+    def __init__(self, low: float = 0.0, high: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not -np.inf < low < high < np.inf:
+            raise ValueError(
+                f"`low` must be a number below `high`. Received: low={low!r}, high={high!r}."
+            )
+        self.low, self.high = float(low), float(high)
+
     def distribution(self, condition=None):
         zeros = tf.zeros(self.event_shape, self.variable_dtype)
-        return self._independent(tfd.Uniform(zeros, tf.ones_like(zeros)))
+        return self._independent(tfd.Uniform(zeros + self.low, zeros + self.high))
+
+    def get_config(self):
+        return {**super().get_config(), "low": self.low, "high": self.high}
 
 
 @keras.saving.register_keras_serializable("keras_nf")

@@ -10,6 +10,7 @@ __all__ = [
     "automatic_arguments",
     "check_format",
     "deserialize",
+    "map_config",
     "serialize_layer",
 ]
 
@@ -66,6 +67,13 @@ def automatic_arguments(layer, base):
             "booleans. Return {**super().get_config(), 'argument': value, ...}."
         )
     return dict(layer._auto_config.config)
+
+
+def map_config(elementwise, fixed):
+    """Return what the config of a flow says of its map, or of one that its class fixes."""
+    if fixed:
+        return elementwise.get_config()
+    return {"elementwise": keras.saving.serialize_keras_object(elementwise)}
 
 
 def serialize_layer(layer):

@@ -4,17 +4,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_nf.arguments import check_count
-from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
+from keras_nf.flows.autoregressive import (
+    InverseAutoregressive,
+    MaskedAutoregressive,
+    SplineAutoregressive,
+)
 from keras_nf.flows.chain import Chain
-from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
+from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling, SplineCoupling
 from keras_nf.flows.diagonal import Scaling
+from keras_nf.flows.lu_linear import LULinear
 from keras_nf.flows.planar import Planar
 from keras_nf.permutation import check_permutation, reverse
 from keras_nf.seeds import draw_seed
 
 Activation = str | Callable[[Any], Any]
 
-__all__ = ["iaf", "maf", "nice", "planar_flow", "real_nvp"]
+__all__ = ["iaf", "maf", "nice", "nsf", "planar_flow", "real_nvp"]
 
 
 def planar_flow(
@@ -268,3 +273,64 @@ def _autoregressive_layers(
         return [flow(order="random", seed=seed + i, **options) for i in range(layers)]
     orders = order, reverse(check_permutation(order, "order"))
     return [flow(order=orders[i % 2], **options) for i in range(layers)]
+
+
+def nsf(
+    event_size: int,
+    *,
+    layers: int = 5,
+    hidden_units: Sequence[int] = (128, 128),
+    activation: Activation = "relu",
+    bins: int = 8,
+    bound: float = 5.0,
+    coupling: bool = False,
+    seed: int | None = None,
+    dtype: str | None = None,
+    **kwargs: Any,
+) -> Chain:
+    """Neural spline flow: rational-quadratic splines (Durkan and others, 2019).
+
+    Between its layers lie linear maps, each with a random permutation. Density is cheap; sampling
+    is sequential, or as cheap with couplings, which give the lesser densities. Splines act within
+    their bound: standardize the data, or put a `Standardize` last.
+
+    Args:
+      event_size: size of the event; with couplings at least 2.
+      layers: number of `SplineAutoregressive` or `SplineCoupling` layers.
+      hidden_units: width of each hidden layer of their networks.
+      activation: activation of their networks.
+      bins: number of bins of each spline.
+      bound: splines act on (-bound, bound).
+      coupling: whether the layers are couplings.
+      seed: seed of the permutations; drawn when `None`.
+      dtype: dtype or policy of every layer.
+      **kwargs: `validate_args`, `name` of the chain.
+
+    Returns:
+      A `Chain`.
+
+    Raises:
+      ValueError: if there is a single component, and `coupling` asks to partition it.
+
+    Example:
+
+    >>> import keras_nf
+    >>> [type(flow).__name__ for flow in keras_nf.nsf(event_size=2, layers=2).flows]
+    ['SplineAutoregressive', 'LULinear', 'SplineAutoregressive']
+    """
+    options = {
+        "hidden_units": hidden_units,
+        "activation": activation,
+        "bins": bins,
+        "bound": bound,
+        "dtype": dtype,
+    }
+    seed = draw_seed() if seed is None else seed
+    if coupling:
+        splines = _couplings(SplineCoupling, event_size, layers, "half", seed, options)
+    else:
+        splines = [SplineAutoregressive(**options) for _ in range(check_count(layers, "layers"))]
+    flows = splines[:1]
+    for i, spline in enumerate(splines[1:]):
+        flows += [LULinear("random", seed=seed + i, dtype=dtype), spline]
+    return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)

@@ -75,12 +75,12 @@ def couple(name, public, *, event_size, network_weights=4, **columns):
     )
 
 
-def masked(name, flow, *, weights=4, **columns):
-    """Row of a MAF, whose density evaluates one network."""
+def masked(name, flow, *, public="MaskedAutoregressive", weights=4, **columns):
+    """Row of an autoregressive flow whose density evaluates one network."""
     evaluations = {"inverse_evaluations": 1, "forward_evaluations": None}
     return Case(
         name,
-        "MaskedAutoregressive",
+        public,
         flow,
         weights=weights,
         conditional=True,
@@ -170,6 +170,9 @@ Scaling, Planar = keras_nf.Scaling, keras_nf.Planar
 Additive, AffineCoupling = keras_nf.AdditiveCoupling, keras_nf.AffineCoupling
 MAF, IAF = keras_nf.MaskedAutoregressive, keras_nf.InverseAutoregressive
 Permute, Standardize, Logit = keras_nf.Permute, keras_nf.Standardize, keras_nf.Logit
+SplineCoupling, SplineAutoregressive = keras_nf.SplineCoupling, keras_nf.SplineAutoregressive
+# Within the events of the rows, so that some lie beyond it.
+SPLINE = {"bins": 4, "bound": 2.0, **SMALL}
 
 CASES = [
     Case("scaling", "Scaling", Scaling, 3, weights=1, affine=True),
@@ -298,6 +301,28 @@ CASES = [
         event_size=3,
         kept=(0, 1),
     ),
+    couple(
+        "spline-half",
+        "SplineCoupling",
+        flow=of(SplineCoupling, **SPLINE),
+        event_size=3,
+        kept=(0, 1),
+    ),
+    couple(
+        "spline-circular",
+        "SplineCoupling",
+        flow=of(SplineCoupling, circular=True, swap=True, **SPLINE),
+        event_size=2,
+        kept=(1,),
+    ),
+    couple(
+        "spline-conditional",
+        "SplineCoupling",
+        flow=of(SplineCoupling, **SPLINE),
+        event_size=3,
+        condition_size=2,
+        kept=(0, 1),
+    ),
     Case(
         "autoregressive-scheme",
         "Autoregressive",
@@ -349,6 +374,21 @@ CASES = [
         condition_size=1,
         weights=3,
     ),
+    masked(
+        "spline-autoregressive",
+        of(SplineAutoregressive, **SPLINE),
+        public="SplineAutoregressive",
+        event_size=3,
+    ),
+    masked(
+        "spline-single-conditional",
+        of(SplineAutoregressive, **SPLINE),
+        public="SplineAutoregressive",
+        event_size=1,
+        condition_size=2,
+        weights=5,
+        idle=(0,),
+    ),
     inverse_masked("iaf-sequential", of(IAF, **SMALL), event_size=2),
     inverse_masked("iaf-random", of(IAF, order="random", seed=5, **SMALL), event_size=4),
     inverse_masked("iaf-deep", of(IAF, hidden_units=(8, 8)), event_size=3, weights=6),
@@ -361,6 +401,16 @@ CASES = [
         weights=7,
     ),
     inverse_masked("iaf-conditional", of(IAF, **SMALL), event_size=3, condition_size=2, weights=5),
+    Case("lu-linear", "LULinear", keras_nf.LULinear, 3, weights=2, affine=True),
+    Case(
+        "lu-linear-random",
+        "LULinear",
+        of(keras_nf.LULinear, permutation="random", seed=5, use_shift=False),
+        6,
+        weights=1,
+        affine=True,
+    ),
+    Case("lu-linear-single", "LULinear", keras_nf.LULinear, 1, weights=2, affine=True),
     Case("permute-reversed", "Permute", Permute, 2, affine=True),
     Case("permute-random", "Permute", of(Permute, permutation="random", seed=5), 5, affine=True),
     Case("permute-given", "Permute", of(Permute, permutation=(2, 0, 1)), 3, affine=True),
@@ -510,6 +560,37 @@ CASES = [
         of(keras_nf.maf, event_size=3, layers=2, **SMALL),
         3,
         weights=10,
+        conditional=True,
+        condition_size=1,
+        inverse_evaluations=2,
+        forward_evaluations=None,
+    ),
+    Case(
+        "recipe-nsf",
+        "nsf",
+        of(keras_nf.nsf, event_size=3, layers=2, seed=5, **SPLINE),
+        3,
+        weights=10,
+        conditional=True,
+        inverse_evaluations=2,
+        forward_evaluations=None,
+    ),
+    Case(
+        "recipe-nsf-coupling",
+        "nsf",
+        of(keras_nf.nsf, event_size=2, layers=2, coupling=True, seed=5, **SPLINE),
+        2,
+        weights=10,
+        conditional=True,
+        inverse_evaluations=2,
+        forward_evaluations=2,
+    ),
+    Case(
+        "recipe-nsf-conditional",
+        "nsf",
+        of(keras_nf.nsf, event_size=3, layers=2, seed=5, **SPLINE),
+        3,
+        weights=12,
         conditional=True,
         condition_size=1,
         inverse_evaluations=2,

@@ -36,6 +36,7 @@ FIXED = {
     "student": (bases.StudentT, scipy.stats.t(5.0)),
     "student-3": (lambda **kwargs: bases.StudentT(3.0, **kwargs), scipy.stats.t(3.0)),
     "uniform": (bases.Uniform, scipy.stats.uniform()),
+    "uniform-wide": (lambda **kw: bases.Uniform(-1.0, 3.0, **kw), scipy.stats.uniform(-1.0, 4.0)),
 }
 TRAINED = {
     "normal": (lambda **kwargs: bases.Normal(trainable=True, **kwargs), 2),

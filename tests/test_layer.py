@@ -20,6 +20,8 @@ from keras.src import testing
 
 import keras_nf
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 DIRECTIONS = pytest.mark.parametrize("direction", ["forward", "inverse"])
 
 

@@ -36,24 +36,25 @@ def run(code, namespace, name):
 
 
 @pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    """Run in a folder of its own, with fixed seeds."""
+def namespace(tmp_path, monkeypatch):
+    """Names of a text that runs in a folder of its own, with fixed seeds."""
     monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
+    names = {"__name__": "page"}
+    yield names
+    # Classes that a page registers with Keras stay, and with them all names of their module.
+    names.clear()
 
 
 # A block of the README stands for itself: a reader pastes one of them.
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("index", range(len(blocks(README, "python"))))
-def test_readme_block_runs(index):
-    run(blocks(README, "python")[index], {"__name__": "readme"}, f"readme_{index}.py")
+def test_readme_block_runs(index, namespace):
+    run(blocks(README, "python")[index], namespace, f"readme_{index}.py")
 
 
 # A page is read from top to bottom: its blocks share one namespace.
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
-def test_page_runs(page):
-    namespace = {"__name__": "page"}
+def test_page_runs(page, namespace):
     for index, code in enumerate(blocks(page.read_text(), "python")):
         run(code, namespace, f"{page.stem}_{index}.py")
 

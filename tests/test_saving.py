@@ -15,6 +15,8 @@ from processes import run_python
 import keras_nf
 from keras_nf import FlowModel
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 
 def assert_same(loaded, model, name):
     """Compare densities to the last bit."""
@@ -87,7 +89,11 @@ def elsewhere(request, tmp_path_factory):
         import pathlib, sys
         import keras
         import numpy as np
+        import tensorflow as tf
 
+        # Without XLA, as here.
+        graph = tf.function
+        tf.function = lambda *args, jit_compile=None, **kwargs: graph(*args, **kwargs)
         sys.path.insert(0, "tests")
         from models import X, condition_of
 

@@ -4,12 +4,14 @@ from keras_nf.flows.autoregressive import (
     Autoregressive,
     InverseAutoregressive,
     MaskedAutoregressive,
+    SplineAutoregressive,
 )
 from keras_nf.flows.chain import Chain
-from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling, Coupling
+from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling, Coupling, SplineCoupling
 from keras_nf.flows.diagonal import ActNorm, Scaling, Standardize
 from keras_nf.flows.invert import Invert
 from keras_nf.flows.logit import Logit
+from keras_nf.flows.lu_linear import LULinear
 from keras_nf.flows.permute import Permute
 from keras_nf.flows.planar import Planar
 
@@ -22,10 +24,13 @@ __all__ = [
     "Coupling",
     "InverseAutoregressive",
     "Invert",
+    "LULinear",
     "Logit",
     "MaskedAutoregressive",
     "Permute",
     "Planar",
     "Scaling",
+    "SplineAutoregressive",
+    "SplineCoupling",
     "Standardize",
 ]

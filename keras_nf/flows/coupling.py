@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_nf.config import serialize_layer
-from keras_nf.elementwise import FORMAT_1, Affine, Shift
+from keras_nf.config import map_config, serialize_layer
+from keras_nf.elementwise.affine import FORMAT_1, Affine, Shift
+from keras_nf.elementwise.spline import RationalQuadraticSpline
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
 from keras_nf.layout import by_parameter, feature_major, saturate
@@ -18,7 +19,7 @@ from keras_nf.networks.mlp import MLP, check_hidden_units
 from keras_nf.permutation import invert_permutation, permute
 from keras_nf.seeds import draw_seed
 
-__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling"]
+__all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling", "SplineCoupling"]
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -64,6 +65,8 @@ class Coupling(Flow):
       Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density Estimation using Real NVP. 2016.
       arXiv:1605.08803
     """
+
+    _fixes_map = False  # whether a class gives the map, whose arguments are its own
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class Coupling(Flow):
         conditioner = None if self._has_own_network else serialize_layer(self.conditioner)
         return {
             **super().get_config(),
-            "elementwise": keras.saving.serialize_keras_object(self.elementwise),
+            **map_config(self.elementwise, self._fixes_map),
             "mask": self.mask,
             "swap": self.swap,
             "seed": self.seed,
@@ -190,13 +193,10 @@ class AdditiveCoupling(Coupling):
       Estimation. 2014. arXiv:1410.8516
     """
 
+    _fixes_map = True
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(Shift(), **kwargs)
-
-    def get_config(self):
-        config = super().get_config()
-        del config["elementwise"]
-        return config
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -230,6 +230,8 @@ class AffineCoupling(Coupling):
       arXiv:1605.08803
     """
 
+    _fixes_map = True
+
     def __init__(
         self,
         *,
@@ -239,11 +241,44 @@ class AffineCoupling(Coupling):
     ) -> None:
         super().__init__(Affine(log_scale_bound, shift_first=shift_first), **kwargs)
 
-    def get_config(self):
-        config = super().get_config()
-        del config["elementwise"]
-        return {**config, **self.elementwise.get_config()}
-
     @classmethod
     def from_config(cls, config):
         return super().from_config({**FORMAT_1, **config})
+
+
+@keras.saving.register_keras_serializable("keras_nf")
+class SplineCoupling(Coupling):
+    """Coupling layer of neural spline flows.
+
+    x_kept = z_kept, and each component of x_rest is a monotonic rational-quadratic spline of that
+    of z_rest, of which one network gives the bins and slopes; see
+    `keras_nf.elementwise.RationalQuadraticSpline`. Both directions cost one evaluation of it.
+
+    Args:
+      bins: number of bins of each spline.
+      bound: splines act on the interval (-bound, bound), and leave the rest as it is.
+      circular: whether the interval is a circle, for angles.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
+        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
+        `keras_nf.Flow`.
+
+    Call arguments, shapes and errors are those of `Coupling`.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> coupling = keras_nf.SplineCoupling(bins=4, bound=3.0)
+    >>> coupling(np.zeros((5, 3), "float32")).shape
+    TensorShape([5, 3])
+
+    References:
+      Conor Durkan, Artur Bekasov, Iain Murray, George Papamakarios. Neural Spline Flows. 2019.
+      arXiv:1906.04032
+    """
+
+    _fixes_map = True
+
+    def __init__(
+        self, *, bins: int = 8, bound: float = 5.0, circular: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(RationalQuadraticSpline(bins, bound, circular=circular), **kwargs)

@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from training_sets import SETS, load
 
-RECIPES = ("planar_flow", "nice", "real_nvp", "maf", "iaf")
+RECIPES = ("planar_flow", "nice", "real_nvp", "maf", "iaf", "nsf")
 # Flows of other libraries, where they are installed.
 PEERS = ("zuko_maf", "zuko_nsf", "nflows_maf")
 BATCH = 256

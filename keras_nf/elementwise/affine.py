@@ -1,17 +1,4 @@
-"""Invertible scalar maps whose parameters are given: what couplings and autoregression apply.
-
-A map has a number of `parameters` per component and two methods, `forward(x, parameters)` and
-`inverse(y, parameters)`, with the parameters as one tensor of shape `(parameters, *x.shape)`. Both
-return the value and the log-derivative of each component. Parameters of zero give the identity.
-
-Example:
-
->>> import numpy as np, keras_nf
->>> x = np.ones((3, 5), "float32")
->>> y, log_derivative = keras_nf.elementwise.Affine().forward(x, np.zeros((2, 3, 5), "float32"))
->>> np.asarray(y)[0, 0].item(), np.asarray(log_derivative)[0, 0].item()
-(1.0, 0.0)
-"""
+"""Shift and affine map."""
 
 import keras
 from keras import ops
