@@ -318,7 +318,7 @@ def nsf(
     >>> [type(flow).__name__ for flow in keras_nf.nsf(event_size=2, layers=2).flows]
     ['SplineAutoregressive', 'LULinear', 'SplineAutoregressive']
     """
-    options = {
+    options: dict[str, Any] = {
         "hidden_units": hidden_units,
         "activation": activation,
         "bins": bins,

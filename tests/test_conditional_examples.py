@@ -65,7 +65,7 @@ class TestRegression:
     def test_quantiles_are_those_of_the_draws(self, regression, head):
         model = make(regression, head)
         levels = np.array([0.05, 0.3, 0.5, 0.9])
-        quantiles = regression.quantiles(model, FEATURES, levels)
+        quantiles = model.quantile(levels[:, None], FEATURES).numpy()[..., 0]
         draws = np.asarray(model.sample(20_000, FEATURES, seed=0))[..., 0]
         below = np.mean(draws < quantiles[:, None], axis=1)
         # Five standard errors of a frequency.
@@ -74,7 +74,7 @@ class TestRegression:
 
     def test_mean_is_that_of_the_density(self, regression, head):
         model = make(regression, head)
-        low, high = regression.quantiles(model, FEATURES, [1e-5, 1.0 - 1e-5])
+        low, high = model.quantile([[1e-5], [1.0 - 1e-5]], FEATURES).numpy()[..., 0]
         y = np.linspace(low, high, 4001).astype("float32")[..., None]
         condition = np.tile(FEATURES, (len(y), 1))
         density = np.exp(model.log_prob(y.reshape(-1, 1), condition)).reshape(len(y), -1)

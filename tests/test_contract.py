@@ -74,7 +74,7 @@ ROWS = [
     ["root.py", "seeds.py", "moments.py", "models/files.py", "models/rows.py"],
     ["permutation.py"],
     ["networks/masks.py", "networks/masked.py", "networks/stairs.py", "models/pipeline.py"],
-    ["flow/arguments.py", "flow/batch.py", "flow/cache.py"],
+    ["flow/arguments.py", "flow/batch.py", "flow/cache.py", "flow/univariate.py"],
     ["flow/adaptation.py", "flow/bijector.py", "flow/members.py"],
     ["flow/distribution.py", "flow/door.py"],
     ["flow/contract.py", "base.py"],

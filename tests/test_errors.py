@@ -822,5 +822,5 @@ def test_variational_model_takes_no_encoder():
 @pytest.mark.parametrize("name", ["quantile", "cdf"])
 def test_quantiles_and_cdf(name):
     density = built(maf())(tfd.Independent(tfd.Normal(tf.zeros(EVENT), 1.0), 1))
-    with refused("does not say whether it increases", "from samples", error=NotImplementedError):
+    with refused("events of one component", "from samples"):
         getattr(density, name)(X[0])

@@ -47,7 +47,9 @@ NAMES = [
     (tfd.TransformedDistribution, "_batch_shape_tensor"),
     (tfd.TransformedDistribution, "_call_sample_n"),
     (tfd.TransformedDistribution, "_event_shape"),
+    (tfd.TransformedDistribution, "_cdf"),
     (tfd.TransformedDistribution, "_log_prob"),
+    (tfd.TransformedDistribution, "_quantile"),
     (tfd.TransformedDistribution, "_parameter_properties"),
     (tfd.TransformedDistribution, "_sample_and_log_prob"),
 ]

@@ -63,11 +63,8 @@ class RationalQuadraticSpline:
         self.bins = int(bins)
         self.bound = float(bound)
         self.circular = bool(circular)
-
-    @property
-    def parameters(self) -> int:
-        """Number of raw parameters of each component: widths, slopes of bins, slopes between."""
-        return 3 * self.bins - (0 if self.circular else 1)
+        # Widths, slopes of bins, and slopes at knots.
+        self.parameters = 3 * self.bins - (0 if self.circular else 1)
 
     def forward(self, x, parameters):
         x, beyond = self._into_interval(x)

@@ -143,8 +143,8 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
 
     def _is_increasing(self, **kwargs):
         raise NotImplementedError(
-            f"{title(self)} does not say whether it increases, so that the cdf and the quantiles "
-            "of its distribution are not known. Take them from samples."
+            f"{title(self)} does not say whether it increases. `flow(base).cdf` and `.quantile` "
+            "find out."
         )
 
     def _forward(self, x, condition=None):

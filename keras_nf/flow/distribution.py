@@ -3,6 +3,7 @@
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.flow import univariate
 from keras_nf.flow.arguments import to_condition
 from keras_nf.flow.batch import sum_extra_axes
 
@@ -167,6 +168,14 @@ class FlowDistribution(tfd.TransformedDistribution):
         x, log_det = self.bijector.inverse_and_log_det(y, **flow_kwargs)
         base = self._base(flow_kwargs)
         return base.log_prob(x, **base_kwargs) + sum_extra_axes(log_det, self._extra_axes())
+
+    def _cdf(self, y, **kwargs):
+        _, flow_kwargs = self._split_kwargs(kwargs)
+        return univariate.cdf(self._base(flow_kwargs), self.bijector, y, **flow_kwargs)
+
+    def _quantile(self, p, **kwargs):
+        _, flow_kwargs = self._split_kwargs(kwargs)
+        return univariate.quantile(self._base(flow_kwargs), self.bijector, p, **flow_kwargs)
 
     def _draw(self, method, sample_shape, seed, kwargs):
         """Call a method of the base that draws; each condition gets noise of its own."""
