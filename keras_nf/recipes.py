@@ -284,15 +284,14 @@ def nsf(
     bins: int = 8,
     bound: float = 5.0,
     coupling: bool = False,
-    seed: int | None = None,
     dtype: str | None = None,
     **kwargs: Any,
 ) -> Chain:
     """Neural spline flow: rational-quadratic splines (Durkan and others, 2019).
 
-    Between its layers lie linear maps, each with a random permutation. Density is cheap; sampling
-    is sequential, or as cheap with couplings, which give the lesser densities. Splines act within
-    their bound: standardize the data, or put a `Standardize` last.
+    Between its layers lie linear maps of all components. Density is cheap; sampling is sequential,
+    or as cheap with couplings. Splines act within their bound: standardize the data, or put a
+    `Standardize` last.
 
     Args:
       event_size: size of the event; with couplings at least 2.
@@ -302,7 +301,6 @@ def nsf(
       bins: number of bins of each spline.
       bound: splines act on (-bound, bound).
       coupling: whether the layers are couplings.
-      seed: seed of the permutations; drawn when `None`.
       dtype: dtype or policy of every layer.
       **kwargs: `validate_args`, `name` of the chain.
 
@@ -325,12 +323,13 @@ def nsf(
         "bound": bound,
         "dtype": dtype,
     }
-    seed = draw_seed() if seed is None else seed
     if coupling:
-        splines = _couplings(SplineCoupling, event_size, layers, "half", seed, options)
+        splines = _couplings(SplineCoupling, event_size, layers, "half", 0, options)
     else:
-        splines = [SplineAutoregressive(**options) for _ in range(check_count(layers, "layers"))]
+        layers = check_count(layers, "layers")
+        orders = "sequential", "reversed"
+        splines = [SplineAutoregressive(order=orders[i % 2], **options) for i in range(layers)]
     flows = splines[:1]
-    for i, spline in enumerate(splines[1:]):
-        flows += [LULinear("random", seed=seed + i, dtype=dtype), spline]
+    for spline in splines[1:]:
+        flows += [LULinear(dtype=dtype), spline]
     return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)

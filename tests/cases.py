@@ -568,7 +568,7 @@ CASES = [
     Case(
         "recipe-nsf",
         "nsf",
-        of(keras_nf.nsf, event_size=3, layers=2, seed=5, **SPLINE),
+        of(keras_nf.nsf, event_size=3, layers=2, **SPLINE),
         3,
         weights=10,
         conditional=True,
@@ -578,7 +578,7 @@ CASES = [
     Case(
         "recipe-nsf-coupling",
         "nsf",
-        of(keras_nf.nsf, event_size=2, layers=2, coupling=True, seed=5, **SPLINE),
+        of(keras_nf.nsf, event_size=2, layers=2, coupling=True, **SPLINE),
         2,
         weights=10,
         conditional=True,
@@ -588,7 +588,7 @@ CASES = [
     Case(
         "recipe-nsf-conditional",
         "nsf",
-        of(keras_nf.nsf, event_size=3, layers=2, seed=5, **SPLINE),
+        of(keras_nf.nsf, event_size=3, layers=2, **SPLINE),
         3,
         weights=12,
         conditional=True,

@@ -417,7 +417,7 @@ def test_large_inputs_give_finite_gradients(case):
 
 def is_fresh_identity(case):
     return case.public not in ("Permute", "Logit", "Planar", "planar_flow") and not any(
-        part in case.name for part in ("logit", "planar", "chain", "network")
+        part in case.name for part in ("logit", "planar", "chain", "network", "lu-linear-random")
     )
 
 
@@ -425,8 +425,10 @@ def is_fresh_identity(case):
 def test_fresh_flow_is_the_identity(case):
     flow, x = build(case), base_points(case, 9)
     y, log_det = flow.forward_and_log_det(x, **conditions(case, 9))
-    np.testing.assert_array_equal(y, x)
-    np.testing.assert_array_equal(log_det, np.zeros(9))
+    # A spline adds what is left of a knot to what is right of it.
+    tolerance = 1e-14 if "spline" in case.name or case.public == "nsf" else 0.0
+    np.testing.assert_allclose(y, x, rtol=0.0, atol=tolerance)
+    np.testing.assert_allclose(log_det, np.zeros(9), rtol=0.0, atol=tolerance)
 
 
 @rows(lambda case: case.public in ("Planar", "planar_flow"))

@@ -57,8 +57,10 @@ class TestFormat:
         held = {type(layer) for layer in model.flow._flatten_layers()}
         public = [getattr(keras_nf, name) for name in keras_nf.__all__]
         flows = {c for c in public if inspect.isclass(c) and issubclass(c, keras_nf.Flow)}
-        schemes, newer = {keras_nf.Coupling, keras_nf.Autoregressive}, {keras_nf.ActNorm}
-        assert flows - held == {keras_nf.Flow} | schemes | newer
+        schemes = {keras_nf.Flow, keras_nf.Coupling, keras_nf.Autoregressive}
+        newer = {keras_nf.ActNorm, keras_nf.LULinear}
+        newer |= {keras_nf.SplineCoupling, keras_nf.SplineAutoregressive}
+        assert flows - held == schemes | newer
 
 
 def model_of(*flows, **kwargs):

@@ -11,6 +11,7 @@ prints tables of the file, or of several side by side.
 
 import argparse
 import functools
+import inspect
 import itertools
 import json
 import math
@@ -41,8 +42,12 @@ class KerasFlow:
         import keras_nf
 
         base = "logistic" if recipe == "nice" else "normal"
-        make = functools.partial(getattr(keras_nf, recipe), size, **options)
-        self._new_model = lambda seed: keras_nf.FlowModel(make(seed=seed), base)
+        make = getattr(keras_nf, recipe)
+        # Recipes without random masks or orders take no seed of their own.
+        seeded = "seed" in inspect.signature(make).parameters
+        self._new_model = lambda seed: keras_nf.FlowModel(
+            make(size, **options, **({"seed": seed} if seeded else {})), base
+        )
         self._shape = (None, size)
         if condition_size:
             self._shape = {"x": self._shape, "condition": (None, condition_size)}
