@@ -586,17 +586,6 @@ CASES = [
         forward_evaluations=2,
     ),
     Case(
-        "recipe-nsf-conditional",
-        "nsf",
-        of(keras_nf.nsf, event_size=3, layers=2, **SPLINE),
-        3,
-        weights=12,
-        conditional=True,
-        condition_size=1,
-        inverse_evaluations=2,
-        forward_evaluations=None,
-    ),
-    Case(
         "recipe-iaf",
         "iaf",
         of(keras_nf.iaf, event_size=3, layers=2, **SMALL),

@@ -26,6 +26,7 @@ FLOWS = {
     "Real NVP": lambda: keras_nf.real_nvp(EVENT, **SMALL),
     "MAF": lambda: keras_nf.maf(EVENT, **SMALL),
     "IAF": lambda: keras_nf.iaf(EVENT, **SMALL),
+    "NSF": lambda: keras_nf.nsf(EVENT, **SMALL),
     "conditional MAF": lambda: keras_nf.maf(EVENT, **SMALL),
 }
 SIGNATURES = ("log_prob", "sample", "forward", "inverse")

@@ -672,7 +672,7 @@ class TestCallbacks:
 
 @pytest.mark.usefixtures("with_xla")
 class TestXla:
-    """Keras chooses XLA on accelerators; FlowModel chooses it for planar flows everywhere."""
+    """Keras chooses XLA on accelerators; FlowModel chooses it for planar flows and splines everywhere."""
 
     @pytest.mark.parametrize(
         ("flow", "options", "expected"),
@@ -684,8 +684,12 @@ class TestXla:
             (keras_nf.Planar(), {"run_eagerly": True}, False),
             (keras_nf.Planar(validate_args=True), {}, False),
             (keras_nf.Scaling(), {"jit_compile": True}, True),
+            (keras_nf.SplineCoupling(), {}, True),
+            (keras_nf.nsf(event_size=2, layers=2), {}, True),
+            (keras_nf.SplineCoupling(), {"jit_compile": False}, False),
         ],
-        ids=["planar", "chain", "invert", "off", "eager", "unsupported", "on"],
+        ids=["planar", "chain", "invert", "off", "eager", "unsupported", "on"]
+        + ["spline", "splines", "spline-off"],
     )
     @pytest.mark.filterwarnings("error")
     def test_choice(self, flow, options, expected):

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_nf.arguments import check_count
+from keras_nf.elementwise.spline import RationalQuadraticSpline
 from keras_nf.flow.arguments import title, to_events
 from keras_nf.flows.planar import Planar
 from keras_nf.inputs import join_inputs, split_inputs
@@ -76,7 +77,7 @@ class FlowModel(DensityModel):
           optimizer: optimizer or its name.
           loss: must stay `None`; the loss is the mean negative log-likelihood.
           jit_compile: whether to compile with XLA; `"auto"` leaves it to Keras, which does on
-            accelerators, but compiles planar flows on a CPU too.
+            accelerators, but compiles planar flows and splines on a CPU too.
           **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
@@ -88,11 +89,16 @@ class FlowModel(DensityModel):
                 f"loss={loss!r}. Leave it out, or put the flow into a keras.Model of your own."
             )
         super().compile(optimizer, loss=negative_log_likelihood, jit_compile=jit_compile, **kwargs)
-        # Planar flows search for roots by many small operations, which XLA merges on a CPU too. The
-        # other conditions are those on which Keras chooses XLA on an accelerator.
-        is_planar = any(isinstance(layer, Planar) for layer in self._flatten_layers())
+        # Planar flows search for roots, and splines for bins, by many small operations, which XLA
+        # merges on a CPU too. The other conditions are those on which Keras chooses XLA on an
+        # accelerator.
+        searches = any(
+            isinstance(layer, Planar)
+            or isinstance(getattr(layer, "elementwise", None), RationalQuadraticSpline)
+            for layer in self._flatten_layers()
+        )
         undecided = jit_compile == "auto" and not self.run_eagerly
-        if is_planar and undecided and self._distribute_strategy is None:
+        if searches and undecided and self._distribute_strategy is None:
             with warnings.catch_warnings():
                 # It stays off, with a warning, where a layer or determinism forbids it.
                 warnings.simplefilter("ignore")

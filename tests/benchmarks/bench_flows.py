@@ -30,10 +30,19 @@ tfd = tfp.distributions
 HERE = os.path.dirname(os.path.abspath(__file__))
 BATCH = 512
 FAST = {"jit_compile": True, "steps_per_execution": 16}
+
+
+def couplings_of_splines(size, *, layers, hidden_units):
+    options = {"bins": 8, "bound": 5.0, "hidden_units": hidden_units}
+    couplings = [keras_nf.SplineCoupling(swap=i % 2 == 1, **options) for i in range(layers)]
+    return keras_nf.Chain(couplings, event_size=size)
+
+
 FLOWS = {
     "maf": (keras_nf.maf, tfp_flows.maf, 5),
     "iaf": (keras_nf.iaf, tfp_flows.iaf, 5),
     "real_nvp": (keras_nf.real_nvp, tfp_flows.real_nvp, 8),
+    "nsf": (couplings_of_splines, tfp_flows.nsf, 8),
 }
 
 
@@ -125,8 +134,9 @@ def density(kind, size, width):
 
 def make_products(kind, size, width):
     """Return the dense products of one density pass, unmasked, and nothing else."""
-    kept = size // 2 if kind == "real_nvp" else size
-    shapes = [(kept, width), (width, width), (width, 2 * kept)]
+    kept = size // 2 if kind in ("real_nvp", "nsf") else size
+    parameters = 23 if kind == "nsf" else 2
+    shapes = [(kept, width), (width, width), (width, parameters * kept)]
     layers = [[tf.Variable(tf.zeros(shape)) for shape in shapes] for _ in range(FLOWS[kind][2])]
     randomize(tf.nest.flatten(layers))
 
@@ -135,8 +145,8 @@ def make_products(kind, size, width):
         x = x[:, :kept]
         for first, second, last in layers:
             y = x @ first @ second @ last
-            # Both halves go on, or the compiler would drop one.
-            x = y[:, :kept] + y[:, kept:]
+            # All parameters go on, or the compiler would drop some.
+            x = sum(tf.split(y, parameters, axis=1))
         return x
 
     return products
@@ -255,8 +265,9 @@ class Work(NamedTuple):
 
 TFP = ("TFP graph", "TFP XLA")
 FITS = ("keras_nf fit", "keras_nf fit fast", *TFP)
-TITLES = {"maf": "MAF", "iaf": "IAF", "real_nvp": "Real NVP"}
+TITLES = {"maf": "MAF", "iaf": "IAF", "real_nvp": "Real NVP", "nsf": "NSF"}
 MAFS = [("maf", 6, 128), ("maf", 16, 128), ("maf", 64, 128), ("maf", 64, 512)]
+NSFS = [("nsf", 16, 128)]
 REAL_NVPS = [("real_nvp", 2, 128), ("real_nvp", 16, 128), ("real_nvp", 64, 128)]
 
 
@@ -275,15 +286,15 @@ def train_planar():
 
 
 WORKS = [
-    *works("train", FITS, train_flow, [*MAFS, *REAL_NVPS]),
+    *works("train", FITS, train_flow, [*MAFS, *REAL_NVPS, *NSFS]),
     Work("train planar D=2 (TFP: MAF D=6 H=128)", FITS, train_planar),
     *works("reverse KL", ("keras_nf", *TFP), reverse_kl, [("iaf", 6, 128), ("iaf", 16, 128)]),
-    *works("density", ("keras_nf", *TFP, "floor"), density, [*MAFS, *REAL_NVPS]),
+    *works("density", ("keras_nf", *TFP, "floor"), density, [*MAFS, *REAL_NVPS, *NSFS]),
     *works(
         "sample",
         ("keras_nf", *TFP, "floor"),
         sampling,
-        [*MAFS, REAL_NVPS[1]],
+        [*MAFS, REAL_NVPS[1], *NSFS],
         " (floor: one density pass)",
     ),
     *works(

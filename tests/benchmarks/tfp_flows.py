@@ -32,6 +32,14 @@ def real_nvp(size, *, layers, hidden_units):
     return _density(flows, size)
 
 
+def nsf(size, *, layers, hidden_units):
+    """Spline couplings of halves, reversed from layer to layer."""
+    kept = size // 2
+    networks = [_Splines(size - kept, hidden_units) for _ in range(layers)]
+    flows = [tfb.RealNVP(kept, bijector_fn=network) for network in networks]
+    return _density(flows, size)
+
+
 def make_train_step(distribution, *, jit_compile):
     """Return a compiled step of maximum likelihood, which takes a batch and returns its loss."""
 
@@ -65,6 +73,23 @@ def _density(flows, size):
     # The networks make their variables in the first call.
     distribution.log_prob([[0.0] * size])
     return distribution
+
+
+class _Splines(tf.Module):
+    """Rational-quadratic splines of a coupling, of eight bins on (-5, 5), from one network."""
+
+    def __init__(self, units, hidden_units):
+        super().__init__()
+        hidden = [tf_keras.layers.Dense(width, "relu") for width in hidden_units]
+        self._layers = tf_keras.Sequential([*hidden, tf_keras.layers.Dense(23 * units)])
+
+    def __call__(self, kept, units, **kwargs):
+        raw = tf.reshape(self._layers(kept), (*kept.shape[:-1], units, 23))
+        widths, heights, slopes = tf.split(raw, [8, 8, 7], axis=-1)
+        # As in TFP's documentation: no bin is narrower than 0.01.
+        widths, heights = (tf.math.softmax(a) * (10.0 - 8 * 1e-2) + 1e-2 for a in (widths, heights))
+        slopes = tf.math.softplus(slopes) + 1e-2
+        return tfb.RationalQuadraticSpline(widths, heights, slopes, range_min=-5.0)
 
 
 class _Network(tf.Module):

@@ -20,8 +20,8 @@ from keras_nf.plot import plot_density
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-RECIPES = ("planar_flow", "nice", "real_nvp", "maf", "iaf")
-SETS = ("two_moons", "eight_gaussians", "checkerboard")
+RECIPES = ("planar_flow", "nice", "real_nvp", "maf", "iaf", "nsf")
+SETS = ("two_moons", "eight_gaussians", "checkerboard", "two_spirals")
 LIMIT = 2.4
 
 

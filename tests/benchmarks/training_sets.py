@@ -39,6 +39,12 @@ def rings(n, rng):
     return circle + 0.05 * rng.normal(size=(n, 2))
 
 
+def two_spirals(n, rng):
+    angle = 3.0 * np.pi * np.sqrt(rng.random(n))
+    arm = np.stack([-np.cos(angle), np.sin(angle)], axis=1) * (angle / 3.0)[:, None]
+    return arm * rng.choice([-1.0, 1.0], size=(n, 1)) + 0.1 * rng.normal(size=(n, 2))
+
+
 def slcp(n, rng):
     """Parameters and data of the task "SLCP" of simulation-based inference: 5 given 8."""
     theta = rng.uniform(-3.0, 3.0, size=(n, 5))
@@ -94,6 +100,7 @@ _DRAWN = {
     "eight_gaussians": (eight_gaussians, 9_000),
     "checkerboard": (checkerboard, 9_000),
     "rings": (rings, 9_000),
+    "two_spirals": (two_spirals, 9_000),
     "slcp": (slcp, 20_000),
 }
 _READ = {
