@@ -47,6 +47,7 @@ MODELS = {
     "real-nvp": (lambda: keras_nf.real_nvp(EVENT, mask="random", **SMALL), {}),
     "maf": (lambda: keras_nf.maf(EVENT, order="random", **SMALL), {}),
     "iaf": (lambda: keras_nf.iaf(EVENT, order="random", **SMALL), {}),
+    "nsf": (lambda: keras_nf.nsf(EVENT, bins=4, **SMALL), {}),
     "given-order": (lambda: keras_nf.MaskedAutoregressive(order=(2, 0, 3, 1)), {}),
     "given-mask": (lambda: keras_nf.AdditiveCoupling(mask=(True, False, False, True)), {}),
     "standardized": (standardized_maf, {}),
