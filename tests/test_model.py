@@ -672,7 +672,7 @@ class TestCallbacks:
 
 @pytest.mark.usefixtures("with_xla")
 class TestXla:
-    """Keras chooses XLA on accelerators; FlowModel chooses it for planar flows and splines everywhere."""
+    """Keras chooses XLA on accelerators; FlowModel does for planar flows and splines everywhere."""
 
     @pytest.mark.parametrize(
         ("flow", "options", "expected"),
