@@ -59,15 +59,26 @@ def forget_after_a_module():
 _function = tf.function
 
 
+def graph(*args, jit_compile=None, **kwargs):
+    """Stands in for `tf.function` where nothing is to be compiled."""
+    return _function(*args, **kwargs)
+
+
 @pytest.fixture(scope="module")
 def without_xla():
     """For modules that are not about compiled code: graphs, as on a device without XLA.
 
     A program of XLA takes seconds, and 10 to 80 MB which no process gives back.
     """
-    tf.function = lambda *args, jit_compile=None, **kwargs: _function(*args, **kwargs)
+    tf.function = graph
     yield
     tf.function = _function
+
+
+@pytest.fixture(autouse=True)
+def doctest_without_xla(request, monkeypatch):
+    if isinstance(request.node, pytest.DoctestItem):
+        monkeypatch.setattr(tf, "function", graph)
 
 
 @pytest.fixture

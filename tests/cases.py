@@ -612,13 +612,14 @@ CASES = [
 def rows(belongs=lambda case: True):
     """Run a test over the rows that belong to it.
 
-    A plain run takes the first row of each public name, and the first with a condition. The others
-    are marked as slow.
+    A plain run takes the first row of each public name, and of each class the first with a
+    condition. The others are marked as slow.
     """
     cases, seen, marked = [case for case in CASES if belongs(case)], set(), []
     for case in cases:
         kind = case.public, case.condition_size > 0
-        marks = [pytest.mark.slow] if kind in seen else []
+        is_recipe = not isinstance(getattr(keras_nf, case.public), type)
+        marks = [pytest.mark.slow] if kind in seen or (is_recipe and kind[1]) else []
         marked.append(pytest.param(case, id=case.name, marks=marks))
         seen.add(kind)
     return pytest.mark.parametrize("case", marked)

@@ -274,3 +274,18 @@ def test_mixed_precision_keeps_the_base_in_float32(policy):
     assert model(X).dtype == "float32"
     x = tf.constant([[1.0 + 2.0**-12, 0.0]])
     np.testing.assert_allclose(model(x), [-np.log(2.0 * np.pi)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, -2.0), (0.0, np.inf), (np.nan, 1.0)])
+def test_ends_of_a_uniform_base(low, high):
+    with pytest.raises(ValueError, match=r"`low` must be a number below `high`\. Received: low="):
+        bases.Uniform(low, high)
+
+
+def test_a_uniform_base_keeps_its_ends_in_files(tmp_path):
+    model = keras_nf.FlowModel(keras_nf.Scaling(event_size=2), bases.Uniform(-2.0, 3.0))
+    model.build((None, 2))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert (loaded.base.low, loaded.base.high) == (-2.0, 3.0)
+    np.testing.assert_allclose(loaded.log_prob(np.full((1, 2), 2.5)), -2.0 * np.log(5.0), rtol=1e-6)

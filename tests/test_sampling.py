@@ -10,6 +10,8 @@ from tensorflow_probability import distributions as tfd
 import keras_nf
 from keras_nf.models.rows import CompiledRows, round_up, traced_by_rank
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 SMALL = {"layers": 2, "hidden_units": (8,), "activation": "tanh"}
 C = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
 
@@ -61,12 +63,15 @@ def in_a_train_step(model):
     return list(seen.numpy())
 
 
-@pytest.mark.parametrize(
-    "draw", [in_a_function, in_a_compiled_function, in_a_dataset, in_a_train_step]
-)
+@pytest.mark.parametrize("draw", [in_a_function, in_a_dataset, in_a_train_step])
 def test_graph_draws_anew_at_every_call(draw):
     draws = {np.asarray(x).tobytes() for x in draw(model_of())}
     assert len(draws) == 8
+
+
+@pytest.mark.usefixtures("with_xla")
+def test_compiled_function_draws_anew_at_every_call():
+    test_graph_draws_anew_at_every_call(in_a_compiled_function)
 
 
 def test_draws_of_a_graph_follow_the_global_seed():
@@ -127,14 +132,17 @@ def test_repeated_rows_leave_no_trace_in_gradients():
     np.testing.assert_allclose(gradient, np.ones((3, 2)), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("with_xla")
 def test_draws_of_any_size_are_those_of_the_distribution():
     model = model_of()
-    for n in (0, 1, 15, 16, 17, 40):
+    # Computed as 16 rows, and as 32.
+    for n in (0, 1, 15, 16, 17):
         expected = model.distribution.sample(n, seed=keras_nf.seeds.two_seeds(n))
         np.testing.assert_allclose(model.sample(n, seed=n), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("with_xla")
 def test_new_sizes_of_samples_compile_nothing(caplog):
     model = model_of()
     model.sample(100)
