@@ -1,0 +1,8 @@
+"""Ready-made flows: plain functions that return a `Chain`."""
+
+from keras_nf.recipes.autoregressive import iaf, maf
+from keras_nf.recipes.coupling import nice, real_nvp
+from keras_nf.recipes.planar import planar_flow
+from keras_nf.recipes.spline import nsf
+
+__all__ = ["iaf", "maf", "nice", "nsf", "planar_flow", "real_nvp"]
