@@ -35,6 +35,7 @@ FLOWS = {
     "Real NVP": lambda: keras_nf.real_nvp(2, **SMALL),
     "MAF": lambda: keras_nf.maf(2, **SMALL),
     "IAF": lambda: keras_nf.iaf(2, **SMALL),
+    "NSF": lambda: keras_nf.nsf(2, **SMALL),
 }
 SIGNATURES = ("log_prob", "forward", "inverse")
 BACKENDS = ("webgl", "cpu")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -78,8 +79,10 @@ class LULinear(Flow):
     def _factors(self):
         """Return L, d as a column, and R."""
         kernel = ops.convert_to_tensor(self.kernel)
-        one = ops.eye(self.event_size, dtype=kernel.dtype)
-        return ops.tril(kernel, -1) + one, ops.diagonal(kernel)[:, None], ops.triu(kernel, 1) + one
+        # Constants, and a product for the diagonal: TensorFlow.js has no operations for these.
+        one = np.eye(self.event_size, dtype=self.variable_dtype)
+        log_scale = ops.sum(kernel * one, axis=1, keepdims=True)
+        return ops.tril(kernel, -1) + one, log_scale, ops.triu(kernel, 1) + one
 
     def _forward_and_log_det(self, x, condition=None):
         lower, log_scale, upper = self._factors()
