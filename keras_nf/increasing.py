@@ -1,8 +1,8 @@
-"""Increasing functions with a known bound of their slope: the activations of planar flows."""
+"""Increasing functions: activations of planar flows, with bounds of their slopes; a soft bound."""
 
 from keras import ops
 
-__all__ = ["INCREASING"]
+__all__ = ["INCREASING", "softly_bounded"]
 
 
 def _tanh(v):
@@ -38,3 +38,8 @@ INCREASING = {
     "softplus": (_softplus, 1.0),
     "elu": (_elu, 1.0),
 }
+
+
+def softly_bounded(raw, bound):
+    """Return raw / (1 + |raw| / bound), within ±bound, whose gradient never vanishes altogether."""
+    return raw / (1.0 + ops.abs(raw) / bound)

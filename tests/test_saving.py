@@ -87,13 +87,12 @@ def elsewhere(request, tmp_path_factory):
         model.save(folder / f"{name}.keras")
     script = """
         import pathlib, sys
+        import conftest
         import keras
         import numpy as np
         import tensorflow as tf
 
-        # Without XLA, as here.
-        graph = tf.function
-        tf.function = lambda *args, jit_compile=None, **kwargs: graph(*args, **kwargs)
+        tf.function = conftest.graph  # without XLA, as here
         sys.path.insert(0, "tests")
         from models import X, condition_of
 

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_nf.increasing import softly_bounded
+
 __all__ = ["FORMAT_1", "Affine", "Shift"]
 
 # What configs of format 1 of an affine map leave out.
@@ -65,7 +67,7 @@ class Affine:
     def _log_scale(self, raw):
         if self.log_scale_bound is None:
             return raw
-        return raw / (1.0 + ops.abs(raw) / self.log_scale_bound)
+        return softly_bounded(raw, self.log_scale_bound)
 
     def forward(self, x, parameters):
         shift, raw_log_scale = ops.unstack(parameters)

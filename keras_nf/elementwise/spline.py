@@ -5,6 +5,8 @@ import numbers
 import keras
 from keras import ops
 
+from keras_nf.increasing import softly_bounded
+
 __all__ = ["RationalQuadraticSpline"]
 
 # Of |log| of widths, of the slopes of bins, and of those between them, in nats.
@@ -97,12 +99,13 @@ class RationalQuadraticSpline:
         `side` is 0 for values that go into `forward`, 1 for those that come out of it.
         """
         widths, slopes, at_knots = ops.split(parameters, [self.bins, 2 * self.bins], axis=0)
-        log_widths, log_slopes = _bounded(widths), _bounded(slopes)
+        log_widths = softly_bounded(widths, LOG_BOUND)
+        log_slopes = softly_bounded(slopes, LOG_BOUND)
         sizes = ops.exp(log_widths), ops.exp(log_widths + log_slopes)
         sums = [ops.cumsum(size, axis=0) for size in sizes]
         knots = [self._knots(part) for part in sums]
         log_slopes = log_slopes + ops.log(sums[0][-1:] / sums[1][-1:])
-        log_slopes = self._at_knots(log_slopes, _bounded(at_knots))
+        log_slopes = self._at_knots(log_slopes, softly_bounded(at_knots, LOG_BOUND))
         above = value >= knots[side][1:-1]
         first = ops.ones_like(above[:1])
         inside = ops.concatenate([first, above]) & ~ops.concatenate([above, ~first])
@@ -153,10 +156,6 @@ class RationalQuadraticSpline:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
-
-
-def _bounded(raw):
-    return raw / (1.0 + ops.abs(raw) / LOG_BOUND)
 
 
 def _log_derivative(t, slope, d_0, d_1):

@@ -1,15 +1,13 @@
 """Recipes of autoregressive flows: MAF and IAF."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from keras_nf.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
 from keras_nf.flows.chain import Chain
-from keras_nf.recipes.layers import autoregressive_layers
+from keras_nf.recipes.layers import Activation, autoregressive_layers
 
 __all__ = ["iaf", "maf"]
-
-Activation = str | Callable[[Any], Any]
 
 
 def maf(

@@ -1,16 +1,14 @@
 """Recipes of couplings: NICE and Real NVP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling
 from keras_nf.flows.diagonal import Scaling
-from keras_nf.recipes.layers import couplings
+from keras_nf.recipes.layers import Activation, couplings
 
 __all__ = ["nice", "real_nvp"]
-
-Activation = str | Callable[[Any], Any]
 
 
 def nice(

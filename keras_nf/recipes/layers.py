@@ -1,10 +1,15 @@
 """Layers of one kind, as recipes put them into a chain."""
 
+from collections.abc import Callable
+from typing import Any
+
 from keras_nf.arguments import check_count
 from keras_nf.permutation import check_permutation, reverse
 from keras_nf.seeds import draw_seed
 
-__all__ = ["autoregressive_layers", "couplings"]
+__all__ = ["Activation", "autoregressive_layers", "couplings"]
+
+Activation = str | Callable[[Any], Any]
 
 
 def couplings(coupling, event_size, layers, mask, seed, options):

@@ -1,17 +1,15 @@
 """Recipe of neural spline flows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from keras_nf.flows.autoregressive import SplineAutoregressive
 from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import SplineCoupling
 from keras_nf.flows.lu_linear import LULinear
-from keras_nf.recipes.layers import autoregressive_layers, couplings
+from keras_nf.recipes.layers import Activation, autoregressive_layers, couplings
 
 __all__ = ["nsf"]
-
-Activation = str | Callable[[Any], Any]
 
 
 def nsf(
