@@ -30,16 +30,18 @@ from keras_nf.flows import (
     Logit,
     LULinear,
     MaskedAutoregressive,
+    Multiscale,
     Permute,
     Planar,
     Scaling,
     SplineAutoregressive,
     SplineCoupling,
+    Squeeze,
     Standardize,
 )
 from keras_nf.models import FlowModel, VariationalModel, export_saved_model
-from keras_nf.networks import MADE, MLP, AutoregressiveNetwork
-from keras_nf.recipes import iaf, maf, nice, nsf, planar_flow, real_nvp
+from keras_nf.networks import MADE, MLP, AutoregressiveNetwork, ConvNet
+from keras_nf.recipes import glow, iaf, image_real_nvp, maf, nice, nsf, planar_flow, real_nvp
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,7 @@ __all__ = [
     "Autoregressive",
     "AutoregressiveNetwork",
     "Chain",
+    "ConvNet",
     "Coupling",
     "Flow",
     "FlowModel",
@@ -60,11 +63,13 @@ __all__ = [
     "LULinear",
     "Logit",
     "MaskedAutoregressive",
+    "Multiscale",
     "Permute",
     "Planar",
     "Scaling",
     "SplineAutoregressive",
     "SplineCoupling",
+    "Squeeze",
     "Standardize",
     "VariationalModel",
     "bases",
@@ -72,7 +77,9 @@ __all__ = [
     "datasets",
     "elementwise",
     "export_saved_model",
+    "glow",
     "iaf",
+    "image_real_nvp",
     "maf",
     "nice",
     "nsf",

@@ -11,14 +11,17 @@ from tensorflow.python.eager import forwardprop_util
 __all__ = [
     "batch_size",
     "by_parameter",
+    "depth_to_space",
     "differentiable_once",
     "feature_major",
     "fill_lines",
+    "flat_batch",
     "has_accelerator",
     "is_portable",
     "portable_operations",
     "refuse_forward_mode",
     "saturate",
+    "space_to_depth",
     "take_rows",
     "update_rows",
 ]
@@ -125,17 +128,39 @@ def feature_major(x):
 
     The returned function takes (size, batch) to `(..., size)` and (batch,) to `(...)`.
     """
-    if x.shape.rank == 2:
-        return ops.transpose(x), ops.transpose
-    batch_shape, static_shape = tf.shape(x)[:-1], x.shape[:-1]
+    rows, restore = flat_batch(x, 1)
+    return ops.transpose(rows), lambda value: restore(ops.transpose(value))
+
+
+def flat_batch(x, event_ndims):
+    """Return `x` with a single batch axis, and the function that leads back to its own."""
+    if x.shape.rank == 1 + event_ndims:
+        return x, lambda value: value
+    batch_shape, static_shape = tf.shape(x)[:-event_ndims], x.shape[:-event_ndims]
 
     def restore(value):
-        value = ops.transpose(value)
         restored = tf.reshape(value, tf.concat([batch_shape, tf.shape(value)[1:]], axis=0))
         restored.set_shape(static_shape.concatenate(value.shape[1:]))
         return restored
 
-    return ops.transpose(tf.reshape(x, (-1, x.shape[-1]))), restore
+    return tf.reshape(x, (-1, *x.shape[-event_ndims:])), restore
+
+
+def depth_to_space(x, factor):
+    """Turn channels of images `(..., height, width, channels)` into squares of pixels."""
+    return _move(tf.nn.depth_to_space, x, factor)
+
+
+def space_to_depth(x, factor):
+    """Undo `depth_to_space`."""
+    return _move(tf.nn.space_to_depth, x, factor)
+
+
+def _move(operation, x, factor):
+    if factor == 1:
+        return x
+    images, restore = flat_batch(x, 3)
+    return restore(operation(images, factor))
 
 
 @functools.cache

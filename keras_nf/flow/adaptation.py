@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_nf.flow.arguments import to_events
 from keras_nf.inputs import join_inputs, split_inputs
 
-__all__ = ["events_of", "latents_of"]
+__all__ = ["events_of", "latents_of", "mapped"]
 
 # Rows that go through a flow at a time.
 _ROWS = 1024
@@ -22,17 +22,22 @@ def events_of(data):
 
 def latents_of(flow, data):
     """Return what a flow's inverse makes of data, in batches, with the conditions beside them."""
+    return mapped(data, lambda x, c: flow.inverse(to_events(flow, x), condition=c))
+
+
+def mapped(data, function):
+    """Return what a function of data and conditions gives, in batches, with the conditions."""
     if not isinstance(data, tf.data.Dataset):
         data = _in_batches(data)
 
-    def inverse(*element):
+    def of_element(*element):
         x, condition = _split(_as_one(element))
-        return join_inputs(flow.inverse(to_events(flow, x), condition=condition), condition)
+        return join_inputs(function(x, condition), condition)
 
     for element in data.take(1):
         # Outside of the graph below, which would keep the weights.
-        inverse(*(element if isinstance(element, tuple) else (element,)))
-    return data.map(inverse)
+        of_element(*(element if isinstance(element, tuple) else (element,)))
+    return data.map(of_element)
 
 
 def _split(element):

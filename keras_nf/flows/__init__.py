@@ -12,8 +12,10 @@ from keras_nf.flows.diagonal import ActNorm, Scaling, Standardize
 from keras_nf.flows.invert import Invert
 from keras_nf.flows.logit import Logit
 from keras_nf.flows.lu_linear import LULinear
+from keras_nf.flows.multiscale import Multiscale
 from keras_nf.flows.permute import Permute
 from keras_nf.flows.planar import Planar
+from keras_nf.flows.squeeze import Squeeze
 
 __all__ = [
     "ActNorm",
@@ -27,10 +29,12 @@ __all__ = [
     "LULinear",
     "Logit",
     "MaskedAutoregressive",
+    "Multiscale",
     "Permute",
     "Planar",
     "Scaling",
     "SplineAutoregressive",
     "SplineCoupling",
+    "Squeeze",
     "Standardize",
 ]

@@ -5,18 +5,17 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from keras import ops
 
+from keras_nf.arguments import batch_shape
 from keras_nf.config import map_config, serialize_layer
 from keras_nf.elementwise.affine import FORMAT_1, Affine, Shift
 from keras_nf.elementwise.spline import RationalQuadraticSpline
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
-from keras_nf.layout import by_parameter, feature_major, saturate
-from keras_nf.networks.masks import check_partition, partition
+from keras_nf.layout import saturate
+from keras_nf.networks.conv import ConvNet
 from keras_nf.networks.mlp import MLP, check_hidden_units
-from keras_nf.permutation import invert_permutation, permute
+from keras_nf.partition import check_partition, partition, parts_of
 from keras_nf.seeds import draw_seed
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "Coupling", "SplineCoupling"]
@@ -82,14 +81,15 @@ class Coupling(Flow):
     ) -> None:
         super().__init__(**kwargs)
         self.elementwise = elementwise
-        self.mask = check_partition(mask)
+        self.mask = check_partition(mask, self.event_ndims)
         self.swap = bool(swap)
         self.seed = draw_seed() if seed is None and self.mask == "random" else seed
         self.hidden_units = check_hidden_units(hidden_units)
         self.activation = activation
         self._has_own_network = conditioner is None
         if conditioner is None:
-            conditioner = MLP(
+            network = MLP if self.event_ndims == 1 else ConvNet
+            conditioner = network(
                 hidden_units, activation=activation, dtype=self.dtype_policy, name="conditioner"
             )
         elif not isinstance(conditioner, keras.layers.Layer):
@@ -104,48 +104,35 @@ class Coupling(Flow):
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        kept = partition(self.mask, self.event_size, self.swap, self.seed)
+        kept = partition(self.mask, self.event_shape, self.swap, self.seed)
         self.component_order = np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)])
-        self._kept_size = int(kept.sum())
-        # The part of component 0 comes first, also in a layer that exchanges the parts: it then
-        # needs the order that the layer before has undone, and compilers drop both.
-        self._rest_comes_first = not kept[0]
-        self._by_part = np.roll(
-            self.component_order, -self._kept_size if self._rest_comes_first else 0
-        )
-        units = self.elementwise.parameters * (self.event_size - self._kept_size)
+        self._parts = parts_of(kept, self.event_shape)
+        units = self.elementwise.parameters * self._parts.units
         if self._has_own_network:
             self.conditioner.units = units
-        network_shape = (None, self._kept_size + (self.condition_size or 0))
+        *positions, size = self._parts.inputs_shape
+        network_shape = (None, *positions, size + (self.condition_size or 0))
         if not self.conditioner.built:
             self.conditioner.build(network_shape)
         output_shape = tuple(self.conditioner.compute_output_shape(network_shape))
-        if output_shape != (None, units):
+        expected = (None, *positions, units)
+        if output_shape != expected:
+            shape, wanted = (batch_shape(sizes[1:]) for sizes in (network_shape, expected))
             raise ValueError(
-                f"The conditioner of {title(self)} must map (batch, {network_shape[1]}) to "
-                f"(batch, {units}): {self.elementwise.parameters} parameter(s) for each of the "
-                f"{self.event_size - self._kept_size} transformed components. Its output has "
-                f"shape {output_shape}. End it with keras.layers.Dense({units})."
+                f"The conditioner of {title(self)} must map {shape} to {wanted}: "
+                f"{self.elementwise.parameters} parameter(s) for each of the {self._parts.units} "
+                f"transformed components. Its output has shape {output_shape}. End it with "
+                f"keras.layers.Dense({units})."
             )
 
-    def _arrange(self, parts):
-        """Bring what is kept and the rest into the order of the parts, or back."""
-        return parts[::-1] if self._rest_comes_first else parts
+    def _parameters_of(self, inputs):
+        """Return what the network makes of its inputs, in the dtype of the flow."""
+        inputs = saturate(inputs, self.conditioner.compute_dtype)
+        return saturate(self.conditioner(inputs), self.variable_dtype)
 
     def _apply(self, map_rest, x, condition):
-        x, restore = feature_major(x)
-        sizes = self._arrange([self._kept_size, self.event_size - self._kept_size])
-        kept, rest = self._arrange(tf.split(permute(x, self._by_part), sizes))
-        inputs = kept
-        if condition is not None:
-            inputs = ops.concatenate([kept, feature_major(condition)[0]])
-        inputs = saturate(ops.transpose(inputs), self.conditioner.compute_dtype)
-        parameters = saturate(self.conditioner(inputs), self.variable_dtype)
-        parameters = by_parameter(ops.transpose(parameters), self.elementwise.parameters)
-        rest, log_derivatives = map_rest(rest, parameters)
-        y = ops.concatenate(self._arrange([kept, rest]))
-        y = permute(y, invert_permutation(self._by_part))
-        return restore(y), restore(ops.sum(log_derivatives, axis=0))
+        count = self.elementwise.parameters
+        return self._parts.apply(x, condition, self._parameters_of, map_rest, count)
 
     def _forward_and_log_det(self, x, condition=None):
         return self._apply(self.elementwise.forward, x, condition)
@@ -158,6 +145,7 @@ class Coupling(Flow):
         return {
             **super().get_config(),
             **map_config(self.elementwise, self._fixes_map),
+            "event_ndims": self.event_ndims,
             "mask": self.mask,
             "swap": self.swap,
             "seed": self.seed,

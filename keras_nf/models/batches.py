@@ -4,12 +4,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_nf.arguments import check_count
+from keras_nf.arguments import batch_shape, check_count
 from keras_nf.flow.arguments import check_floating, title, to_events
 from keras_nf.inputs import join_inputs, split_inputs
 from keras_nf.models.pipeline import as_arrays, count_rows, make_batches
 
-__all__ = ["batch_shape", "specs_of", "to_arrays", "to_batches"]
+__all__ = ["specs_of", "to_arrays", "to_batches"]
 
 
 def specs_of(data: Any) -> Any:
@@ -18,11 +18,6 @@ def specs_of(data: Any) -> Any:
         return data
     spec = data.element_spec
     return spec[0] if isinstance(spec, tuple) and spec else spec
-
-
-def batch_shape(event_shape):
-    """Return how errors write the shape of a batch of events."""
-    return f"(batch, {', '.join(map(str, event_shape))})"
 
 
 def _check_batch(flow, inputs):

@@ -9,13 +9,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.arguments import batch_shape
 from keras_nf.base import Base, check_base, is_conditional, is_function, make_base, numbers_of
 from keras_nf.flow.arguments import check_condition, title, to_condition, to_events
 from keras_nf.flow.contract import Flow
 from keras_nf.flow.door import BUILDING
 from keras_nf.inputs import join_inputs, split_inputs
 from keras_nf.layout import portable_operations
-from keras_nf.models.batches import batch_shape, to_batches
+from keras_nf.models.batches import to_batches
 from keras_nf.models.export import export_saved_model, input_specs
 from keras_nf.models.files import StoredModel
 from keras_nf.models.rows import Graphs

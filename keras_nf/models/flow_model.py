@@ -6,12 +6,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_nf.arguments import check_count
+from keras_nf.arguments import batch_shape, check_count
 from keras_nf.elementwise.spline import RationalQuadraticSpline
 from keras_nf.flow.arguments import title, to_events
 from keras_nf.flows.planar import Planar
 from keras_nf.inputs import join_inputs, split_inputs
-from keras_nf.models.batches import batch_shape, specs_of, to_arrays, to_batches
+from keras_nf.models.batches import specs_of, to_arrays, to_batches
 from keras_nf.models.density import DensityModel
 from keras_nf.models.pipeline import split_rows
 

@@ -1,60 +1,8 @@
-"""NumPy masks: partitions of an event for couplings, connections of MADE."""
+"""NumPy masks: connections of MADE."""
 
 import numpy as np
 
 from keras_nf.permutation import invert_permutation
-
-PARTITIONS = ("half", "alternating", "random")
-
-
-def check_partition(mask):
-    """Return the argument as it goes into a config: a known name, or a tuple of booleans."""
-    if isinstance(mask, str):
-        if mask not in PARTITIONS:
-            raise ValueError(
-                f"`mask` must be one of {', '.join(map(repr, PARTITIONS))} or one boolean per "
-                f"component of the event. Received: {mask!r}."
-            )
-        return mask
-    array = np.asarray(mask)
-    if array.ndim != 1 or not np.isin(array, (0, 1)).all():
-        raise ValueError(
-            "`mask` must hold one boolean per component of the event: true for those that stay "
-            f"as they are, false for those that are transformed. Received: {mask!r}."
-        )
-    array = array.astype(bool)
-    if array.all() or not array.any():
-        raise ValueError(
-            f"`mask` is {bool(array.all())} for every component, so that the coupling would "
-            + ("transform nothing." if array.all() else "have nothing to condition on.")
-            + " Keep at least one component and transform at least one."
-        )
-    return tuple(bool(b) for b in array)
-
-
-def partition(mask, size, swap, seed):
-    """Return the boolean array of the components that a coupling keeps."""
-    if size < 2:
-        raise ValueError(
-            f"A coupling keeps one part of the event and transforms the other, so event_size must "
-            f"be at least 2. Received: event_size={size}. Use keras_nf.MaskedAutoregressive, which "
-            "also serves single components."
-        )
-    if isinstance(mask, tuple):
-        if len(mask) != size:
-            raise ValueError(
-                f"`mask` has {len(mask)} entries, but the event has {size}. Give one boolean per "
-                "component."
-            )
-        kept = np.array(mask)
-    else:
-        kept = np.arange(size) < (size + 1) // 2
-        if mask == "alternating":
-            kept = np.arange(size) % 2 == 0
-        elif mask == "random":
-            # The legacy generator's stream is frozen: files must load the same under any NumPy.
-            kept = np.random.RandomState(seed).permutation(kept)
-    return ~kept if swap else kept
 
 
 def hidden_degrees(size, hidden_units, conditional):
