@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["mean_and_std"]
+__all__ = ["check_dataset", "mean_and_std"]
 
 # Numbers that are accumulated at a time: few against the data, many against NumPy's overhead.
 _BLOCK = 2**16
@@ -24,7 +24,7 @@ def mean_and_std(data, dtype):
     """
     moments, is_dataset = _Moments(), isinstance(data, tf.data.Dataset)
     if is_dataset:
-        _check_dataset(data)
+        check_dataset(data)
     for batch in data.as_numpy_iterator() if is_dataset else (data,):
         for block, block_dtype in _blocks(batch, is_dataset):
             moments.add(block, block_dtype)
@@ -177,7 +177,7 @@ class _Moments:
         self.count = total
 
 
-def _check_dataset(data):
+def check_dataset(data):
     if data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
             "`data` must end. Received: a dataset that repeats itself for ever. Pass it "

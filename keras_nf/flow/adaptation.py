@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_nf.flow.arguments import to_events
 from keras_nf.inputs import join_inputs, split_inputs
+from keras_nf.moments import check_dataset
 
 __all__ = ["events_of", "latents_of", "mapped"]
 
@@ -21,23 +22,26 @@ def events_of(data):
 
 
 def latents_of(flow, data):
-    """Return what a flow's inverse makes of data, in batches, with the conditions beside them."""
+    """Return what a flow's inverse makes of data, as arrays, with the conditions beside them."""
     return mapped(data, lambda x, c: flow.inverse(to_events(flow, x), condition=c))
 
 
 def mapped(data, function):
-    """Return what a function of data and conditions gives, in batches, with the conditions."""
-    if not isinstance(data, tf.data.Dataset):
-        data = _in_batches(data)
+    """Return what a function of data and conditions gives, as arrays, with the conditions.
 
-    def of_element(*element):
-        x, condition = _split(_as_one(element))
-        return join_inputs(function(x, condition), condition)
-
-    for element in data.take(1):
-        # Outside of the graph below, which would keep the weights.
-        of_element(*(element if isinstance(element, tuple) else (element,)))
-    return data.map(of_element)
+    A dataset in their place would repeat, for each flow of a chain, what the flows after it do.
+    """
+    is_dataset = isinstance(data, tf.data.Dataset)
+    if is_dataset:
+        check_dataset(data)
+    results = []
+    for element in data if is_dataset else _in_batches(data):
+        x, condition = _split(element)
+        results.append(join_inputs(function(x, condition), condition))
+    if not results:
+        # An error of the flow that is to adapt says so.
+        return data
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *results)
 
 
 def _split(element):
@@ -53,10 +57,6 @@ def _as_one(arguments):
 def _in_batches(arrays):
     if not isinstance(arrays, dict):
         arrays = {"x": arrays}
-    arrays = {name: tf.convert_to_tensor(np.asarray(part)) for name, part in arrays.items()}
-    rows = len(arrays["x"])
-
-    def batch(start):
-        return {name: array[start : start + _ROWS] for name, array in arrays.items()}
-
-    return tf.data.Dataset.range(0, rows, _ROWS).map(batch)
+    arrays = {name: np.asarray(part) for name, part in arrays.items()}
+    for start in range(0, len(arrays["x"]), _ROWS):
+        yield {name: array[start : start + _ROWS] for name, array in arrays.items()}

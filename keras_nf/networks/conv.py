@@ -1,7 +1,7 @@
 """ConvNet: the default conditioner of couplings of images."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -59,7 +59,8 @@ class ConvNet(MLP):
         self.kernel_size = check_count(kernel_size, "kernel_size")
         if kernel_size % 2 == 0:
             raise ValueError(
-                f"`kernel_size` must be odd, so that kernels have a centre. Received: {kernel_size}."
+                "`kernel_size` must be odd, so that kernels have a centre. Received: "
+                f"{kernel_size}."
             )
 
     def _add_dense_weights(self, sizes, links=None):
