@@ -30,7 +30,7 @@ class Case:
     name: id of the row.
     public: the public name that makes the flow.
     flow: constructor; takes `dtype` and other keyword arguments.
-    event_size: size of the event.
+    event_size: size of the event, or the shape of one of several axes, as the base has it.
     weights: number of trainable weights.
     fixed: number of weights that are saved, but not trained.
     conditional: whether it can take a condition.
@@ -42,12 +42,13 @@ class Case:
       `None` where it is sequential.
     base: base distribution on the flow's domain, one of `"normal"`, `"uniform"`.
     data: interval from which valid inputs of the inverse are drawn, for all components or each.
+    image: shape of the data, where it is not that of the base.
     """
 
     name: str
     public: str
     flow: Callable
-    event_size: int
+    event_size: int | tuple
     weights: int = 0
     fixed: int = 0
     conditional: bool = False
@@ -59,6 +60,28 @@ class Case:
     forward_evaluations: int | None = 0
     base: str = "normal"
     data: tuple = (-3.0, 3.0)
+    image: tuple | None = None
+
+    @property
+    def base_shape(self):
+        return self.event_size if isinstance(self.event_size, tuple) else (self.event_size,)
+
+    @property
+    def data_shape(self):
+        return self.image or self.base_shape
+
+    @property
+    def event_ndims(self):
+        return len(self.base_shape)
+
+    @property
+    def size(self):
+        """Number of components."""
+        return int(np.prod(self.base_shape))
+
+    def shape_from(self, direction):
+        """Shape of the events that a direction returns."""
+        return self.data_shape if direction == "forward" else self.base_shape
 
 
 def couple(name, public, *, event_size, network_weights=4, **columns):
@@ -103,6 +126,7 @@ def inverse_masked(name, flow, *, weights=4, **columns):
 
 
 SMALL = {"hidden_units": (8,), "activation": "tanh"}
+IMAGES = {"event_ndims": 3, **SMALL}
 
 
 def network(units, dtype):
@@ -159,6 +183,12 @@ def with_network(flow, units, **options):
 def chain(*flows):
     return lambda dtype=None, **kwargs: keras_nf.Chain(
         [flow(dtype=dtype) for flow in flows], dtype=dtype, **kwargs
+    )
+
+
+def scales(*flows):
+    return lambda dtype=None, **kwargs: keras_nf.Multiscale(
+        chain(*flows)(dtype), dtype=dtype, **kwargs
     )
 
 
@@ -322,6 +352,47 @@ CASES = [
         event_size=3,
         condition_size=2,
         kept=(0, 1),
+    ),
+    couple(
+        "affine-channels",
+        "AffineCoupling",
+        flow=of(AffineCoupling, **IMAGES),
+        event_size=(2, 2, 3),
+        kept=(0, 1, 3, 4, 6, 7, 9, 10),
+    ),
+    couple(
+        "affine-checkerboard",
+        "AffineCoupling",
+        flow=of(AffineCoupling, mask="checkerboard", swap=True, **IMAGES),
+        event_size=(2, 3, 2),
+        condition_size=2,
+        kept=(2, 3, 6, 7, 10, 11),
+    ),
+    couple(
+        "additive-positions",
+        "AdditiveCoupling",
+        flow=of(
+            Additive,
+            mask=((True, False), (True, True), (False, False)),
+            event_ndims=2,
+            activation="tanh",
+            hidden_units=(8, 8, 8),
+        ),
+        event_size=(3, 2),
+        network_weights=8,
+        kept=(0, 2, 3),
+    ),
+    Case("squeeze", "Squeeze", keras_nf.Squeeze, (1, 2, 4), image=(2, 4, 1), affine=True),
+    Case(
+        "multiscale",
+        "Multiscale",
+        scales(of(AffineCoupling, **IMAGES), keras_nf.Squeeze),
+        (1, 1, 12),
+        image=(2, 2, 3),
+        weights=4,
+        conditional=True,
+        inverse_evaluations=1,
+        forward_evaluations=1,
     ),
     Case(
         "autoregressive-scheme",
@@ -586,6 +657,31 @@ CASES = [
         forward_evaluations=2,
     ),
     Case(
+        "recipe-glow",
+        "glow",
+        of(keras_nf.glow, event_shape=(2, 4, 1), levels=2, steps=1, seed=5, **SMALL),
+        (1, 2, 4),
+        image=(2, 4, 1),
+        weights=18,
+        fixed=2,
+        conditional=True,
+        inverse_evaluations=3,
+        forward_evaluations=3,
+    ),
+    Case(
+        "recipe-image-real-nvp",
+        "image_real_nvp",
+        of(keras_nf.image_real_nvp, event_shape=(2, 4, 1), **SMALL),
+        (1, 2, 4),
+        image=(2, 4, 1),
+        weights=60,
+        fixed=10,
+        conditional=True,
+        condition_size=2,
+        inverse_evaluations=10,
+        forward_evaluations=10,
+    ),
+    Case(
         "recipe-iaf",
         "iaf",
         of(keras_nf.iaf, event_size=3, layers=2, **SMALL),
@@ -652,7 +748,7 @@ def build(case, dtype="float64", **kwargs):
     """Return a fresh flow that has its weights."""
     flow = case.flow(dtype=dtype, **kwargs)
     condition_shape = (None, case.condition_size) if case.condition_size else None
-    flow.build((None, case.event_size), condition_shape)
+    flow.build((None, *case.base_shape), condition_shape)
     return flow
 
 
@@ -664,7 +760,7 @@ def make(case, dtype="float64", seed=0, **kwargs):
 def base_points(case, *batch, dtype="float64", seed=0):
     """Draw valid inputs of the forward direction."""
     rng = random("base", seed)
-    shape = (*batch, case.event_size)
+    shape = (*batch, *case.base_shape)
     draws = {"normal": rng.standard_normal, "uniform": lambda size: rng.uniform(0.02, 0.98, size)}
     return tf.constant(draws[case.base](shape), dtype)
 
@@ -672,7 +768,7 @@ def base_points(case, *batch, dtype="float64", seed=0):
 def data_points(case, *batch, dtype="float64", seed=0):
     """Draw valid inputs of the inverse direction."""
     rng = random("data", seed)
-    return tf.constant(rng.uniform(*case.data, (*batch, case.event_size)), dtype)
+    return tf.constant(rng.uniform(*case.data, (*batch, *case.data_shape)), dtype)
 
 
 def conditions(case, *batch, dtype="float64", seed=0):
@@ -684,9 +780,9 @@ def conditions(case, *batch, dtype="float64", seed=0):
 
 
 def base_distribution(case, dtype="float64"):
-    zeros = tf.zeros((case.event_size,), dtype)
+    zeros = tf.zeros(case.base_shape, dtype)
     marginals = {"normal": tfd.Normal, "uniform": tfd.Uniform}
-    return tfd.Independent(marginals[case.base](zeros, tf.ones_like(zeros)), 1)
+    return tfd.Independent(marginals[case.base](zeros, tf.ones_like(zeros)), case.event_ndims)
 
 
 def assert_close(actual, expected, dtype="float64", factor=1.0):

@@ -113,7 +113,7 @@ def test_condition_is_used_where_the_row_says(case):
     assert make(case).uses_condition is case.conditional
 
 
-@rows()
+@rows(lambda case: case.data_shape == case.base_shape)
 def test_kept_components_pass_unchanged(case):
     x = base_points(case, 7)
     y = make(case).forward(x, **conditions(case, 7))
@@ -157,8 +157,9 @@ def test_log_det_is_that_of_the_jacobian(case, direction):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         y, log_det = fused(flow, direction)(x, **condition)
-        components = tf.unstack(y, axis=-1)
-    jacobian = tf.stack([tape.gradient(component, x) for component in components], axis=-2)
+        components = tf.unstack(tf.reshape(y, (6, -1)), axis=-1)
+    jacobian = tf.stack([tape.gradient(component, x) for component in components], axis=1)
+    jacobian = tf.reshape(jacobian, (6, case.size, case.size))
     assert_close(log_det, np.linalg.slogdet(jacobian)[1])
 
 
@@ -168,7 +169,8 @@ def test_tfp_methods_give_what_the_fused_method_gives(case, direction):
     flow, condition = make(case), conditions(case, 6)
     x = points(case, direction, 6)
     value = getattr(flow, direction)(x, **condition)
-    log_det = getattr(flow, f"{direction}_log_det_jacobian")(x, event_ndims=1, **condition)
+    of_log_det = getattr(flow, f"{direction}_log_det_jacobian")
+    log_det = of_log_det(x, event_ndims=case.event_ndims, **condition)
     assert_all_close((value, log_det), fused(flow, direction)(x, **condition))
 
 
@@ -182,7 +184,7 @@ def test_keras_call_is_forward(case):
 
 
 # A single component leaves an autoregressive flow nothing but an affine map.
-@rows(lambda case: case.event_size > 1)
+@rows(lambda case: case.size > 1)
 def test_affine_rows_and_no_others_are_affine(case):
     flow, condition = make(case), conditions(case, 20)
     a, b = base_points(case, 20), base_points(case, 20, seed=1)
@@ -201,15 +203,15 @@ def test_batches_of_any_rank(case, direction, batch):
     flow = make(case)
     x, condition = points(case, direction, *batch), conditions(case, *batch)
     value, log_det = fused(flow, direction)(x, **condition)
-    assert value.shape == (*batch, case.event_size)
+    assert value.shape == (*batch, *case.shape_from(direction))
     assert log_det.shape == batch
     flat_condition = {
         name: tf.reshape(value, (-1, case.condition_size)) for name, value in condition.items()
     }
     flat_value, flat_log_det = fused(flow, direction)(
-        tf.reshape(x, (-1, case.event_size)), **flat_condition
+        tf.reshape(x, (-1, *x.shape[len(batch) :])), **flat_condition
     )
-    expected = np.reshape(flat_value, x.shape), np.reshape(flat_log_det, batch)
+    expected = np.reshape(flat_value, value.shape), np.reshape(flat_log_det, batch)
     assert_all_close((value, log_det), expected)
 
 
@@ -217,12 +219,12 @@ def test_batches_of_any_rank(case, direction, batch):
 @DIRECTIONS
 def test_unknown_batch_size(case, direction):
     flow, x, condition = make(case), points(case, direction, 6), conditions(case, 6)
-    signature = [tf.TensorSpec((None, t.shape[-1]), t.dtype) for t in (x, *condition.values())]
+    signature = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in (x, *condition.values())]
 
     @tf.function(input_signature=signature)
     def run(x, condition=None):
         value, log_det = fused(flow, direction)(x, condition)
-        assert value.shape.as_list() == [None, case.event_size]
+        assert value.shape.as_list() == [None, *case.shape_from(direction)]
         assert log_det.shape.as_list() == [None]
         return value, log_det
 
@@ -276,6 +278,11 @@ def test_compiled_functions_give_the_eager_numbers(case, jit_compile, dtype):
 # Numbers that are none.
 
 
+def has_nan(values):
+    """Which events have a NaN."""
+    return np.isnan(np.reshape(values, (len(values), -1))).any(axis=1)
+
+
 @rows()
 @DIRECTIONS
 def test_nan_stays_nan_and_in_its_row(case, direction):
@@ -284,14 +291,14 @@ def test_nan_stays_nan_and_in_its_row(case, direction):
     evaluate, broken = fused(flow, direction), [3, 18]
     others = np.delete(np.arange(19), broken)
     expected = [np.asarray(part)[others] for part in evaluate(x, **condition)]
-    for component in range(case.event_size):
+    for component in np.ndindex(*x.shape[1:]):
         with_nan = x.copy()
-        with_nan[broken, component] = np.nan
+        with_nan[(broken, *component)] = np.nan
         value, log_det = (np.asarray(part) for part in evaluate(with_nan, **condition))
         assert_all_close((value[others], log_det[others]), expected)
-        assert np.isnan(value[broken]).any(axis=-1).all()
+        assert has_nan(value)[broken].all()
         assert not np.isinf(log_det[broken]).any()
-        assert np.isnan(getattr(flow, direction)(with_nan, **condition)).any(axis=-1)[broken].all()
+        assert has_nan(getattr(flow, direction)(with_nan, **condition))[broken].all()
         if direction == "inverse":
             log_prob = flow(base_distribution(case)).log_prob(with_nan, **condition)
             np.testing.assert_array_equal(np.isnan(log_prob), np.isin(np.arange(19), broken))
@@ -397,7 +404,7 @@ def test_constant_jacobian_is_claimed_for_affine_rows_alone(case):
 @rows(lambda case: case.affine)
 def test_mean_of_an_affine_flow(case):
     flow = make(case)
-    base = tfd.Independent(tfd.Normal(base_points(case), 1.0), 1)
+    base = tfd.Independent(tfd.Normal(base_points(case), 1.0), case.event_ndims)
     assert_close(flow(base).mean(), flow.forward(base.mean()))
 
 
@@ -610,7 +617,7 @@ def test_condition_broadcasts_against_the_batch(case, direction, batch, conditio
     full = np.broadcast_shapes(batch, condition_batch)
     assert log_det.shape == full
     expected = fused(flow, direction)(
-        tf.broadcast_to(x, (*full, case.event_size)),
+        tf.broadcast_to(x, (*full, *x.shape[len(batch) :])),
         tf.broadcast_to(condition, (*full, case.condition_size)),
     )
     assert_all_close((value, log_det), expected)
@@ -629,9 +636,9 @@ def test_condition_changes_every_component_that_is_not_kept(case, direction):
 def test_samples_of_each_condition(case):
     dist = make(case)(base_distribution(case))
     condition = conditions(case, 4)
-    assert dist.sample(3, seed=1, **condition).shape == (3, 4, case.event_size)
-    assert dist.sample(seed=1, **condition).shape == (4, case.event_size)
-    assert dist.sample((3, 2), seed=1, **condition).shape == (3, 2, 4, case.event_size)
+    assert dist.sample(3, seed=1, **condition).shape == (3, 4, *case.data_shape)
+    assert dist.sample(seed=1, **condition).shape == (4, *case.data_shape)
+    assert dist.sample((3, 2), seed=1, **condition).shape == (3, 2, 4, *case.data_shape)
 
 
 @rows(has_condition)
@@ -639,7 +646,7 @@ def test_samples_of_equal_conditions_have_their_own_noise(case):
     dist = make(case)(base_distribution(case))
     condition = tf.repeat(conditions(case, 1)["condition"], 4, axis=0)
     x = dist.sample(seed=1, condition=condition).numpy()
-    assert len(np.unique(x[:, 0])) == 4
+    assert len(np.unique(x.reshape(4, -1)[:, 0])) == 4
 
 
 @rows(lambda case: not case.conditional)

@@ -35,7 +35,7 @@ def points(case, direction, *batch, **kwargs):
 
 def symbolic(case, dtype="float32"):
     """Return the inputs of a functional model: x and, where there is one, the condition."""
-    inputs = {"x": keras.Input((case.event_size,), dtype=dtype, name="x")}
+    inputs = {"x": keras.Input(case.base_shape, dtype=dtype, name="x")}
     if case.condition_size:
         inputs["condition"] = keras.Input((case.condition_size,), dtype=dtype, name="condition")
     return inputs
@@ -66,7 +66,7 @@ class KerasChecks(testing.TestCase):
 
 @rows()
 def test_keras_checks_of_a_layer(case):
-    shapes = {"inputs_shape": (2, case.event_size)}
+    shapes = {"inputs_shape": (2, *case.base_shape)}
     if case.condition_size:
         shapes["condition_shape"] = (2, case.condition_size)
     # A dictionary is how these checks pass several arguments, but their training step cannot.
@@ -75,7 +75,7 @@ def test_keras_checks_of_a_layer(case):
         case.flow,
         init_kwargs={},
         input_shape=shapes["inputs_shape"] if one_input else shapes,
-        expected_output_shape=(2, case.event_size),
+        expected_output_shape=(2, *case.data_shape),
         expected_output_dtype="float32",
         expected_num_trainable_weights=case.weights,
         expected_num_non_trainable_weights=case.fixed,
@@ -113,7 +113,7 @@ def assert_revived(case, flow, revive):
     assert json.dumps(other.get_config()) == json.dumps(flow.get_config())
     condition_shape = (None, case.condition_size) if case.condition_size else None
     if not other.built:
-        other.build((None, case.event_size), condition_shape)
+        other.build((None, *case.base_shape), condition_shape)
     other.set_weights(flow.get_weights())
     for direction in ("forward", "inverse"):
         x = points(case, direction, 5, dtype="float32")
@@ -211,7 +211,7 @@ def test_weights_file_gives_the_same_bits(case, tmp_path):
 def test_symbolic_call_gives_the_eager_numbers(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = functional(case, flow)
-    assert model.output_shape == (None, case.event_size)
+    assert model.output_shape == (None, *case.data_shape)
     assert model.outputs[0].dtype == "float32"
     assert_identical(model(x), apply(flow, x))
 
@@ -228,7 +228,7 @@ def test_symbolic_call_builds_a_fresh_flow(case):
 @rows(lambda case: not case.condition_size)
 def test_sequential(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
-    model = keras.Sequential([keras.Input((case.event_size,)), flow])
+    model = keras.Sequential([keras.Input(case.base_shape), flow])
     assert_identical(model(x["x"]), apply(flow, x))
     assert len(model.weights) == case.weights + case.fixed
 
@@ -237,7 +237,7 @@ def test_sequential(case):
 def test_functional_model_of_the_value_and_the_log_det(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = functional(case, flow, return_log_det=True)
-    assert [output.shape for output in model.outputs] == [(None, case.event_size), (None,)]
+    assert [output.shape for output in model.outputs] == [(None, *case.data_shape), (None,)]
     assert_identical(model(x), fused(flow, "forward")(x["x"], x.get("condition")))
 
 
@@ -266,7 +266,8 @@ def test_clone_has_its_own_weights(case):
 @rows()
 def test_keras_describes_models(case):
     model = keras_nf.FlowModel(make(case, "float32"), base=case.base)
-    model(batch_of(case, 2) if case.condition_size else batch_of(case, 2)["x"])
+    x, condition = data_points(case, 2, dtype="float32"), conditions(case, 2, dtype="float32")
+    model({"x": x, **condition} if condition else x)
     lines = []
     for described in (model, functional(case, make(case, "float32"))):
         described.summary(print_fn=lines.append, expand_nested=True, show_trainable=True)
@@ -368,10 +369,10 @@ def test_fit_of_a_keras_model_changes_every_weight(case):
     if case.condition_size:
         model = functional(case, flow)
     else:
-        model, x = keras.Sequential([keras.Input((case.event_size,)), flow]), x["x"]
+        model, x = keras.Sequential([keras.Input(case.base_shape), flow]), x["x"]
     before = [weight.numpy() for weight in flow.trainable_variables]
     model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
-    model.fit(x, np.ones((16, case.event_size)), batch_size=16, verbose=0)
+    model.fit(x, np.ones((16, *case.data_shape)), batch_size=16, verbose=0)
     assert_trained(case, flow, before)
 
 
