@@ -23,8 +23,10 @@ from keras_nf.flows import (
     AdditiveCoupling,
     AffineCoupling,
     Autoregressive,
+    BatchNormalization,
     Chain,
     Coupling,
+    Dequantize,
     InverseAutoregressive,
     Invert,
     Logit,
@@ -37,7 +39,7 @@ from keras_nf.flows import (
     SplineCoupling,
     Standardize,
 )
-from keras_nf.models import FlowModel, VariationalModel, export_saved_model
+from keras_nf.models import BitsPerDim, FlowModel, VariationalModel, export_saved_model
 from keras_nf.networks import MADE, MLP, AutoregressiveNetwork
 from keras_nf.recipes import iaf, maf, nice, nsf, planar_flow, real_nvp
 
@@ -51,8 +53,11 @@ __all__ = [
     "AffineCoupling",
     "Autoregressive",
     "AutoregressiveNetwork",
+    "BatchNormalization",
+    "BitsPerDim",
     "Chain",
     "Coupling",
+    "Dequantize",
     "Flow",
     "FlowModel",
     "InverseAutoregressive",

@@ -3,16 +3,27 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_nf.flow.arguments import to_events
+from keras_nf.flow.arguments import check_sizes, to_events
 from keras_nf.inputs import join_inputs, split_inputs
+from keras_nf.moments import mean_and_std
+from keras_nf.training import adapting
 
-__all__ = ["events_of", "latents_of"]
+__all__ = ["latents_of", "moments_of"]
 
 # Rows that go through a flow at a time.
 _ROWS = 1024
 
 
-def events_of(data):
+def moments_of(flow, data):
+    """Return mean and standard deviation of what `fit` takes, and build a flow for such data."""
+    mean, std = mean_and_std(_events_of(data), flow.dtype)
+    if not flow.built:
+        flow.build((None, len(mean)))
+    check_sizes(flow, flow.event_shape, tf.TensorShape((1, len(mean))), None)
+    return mean, std
+
+
+def _events_of(data):
     """Return the data of what `fit` takes, without conditions and weights."""
     if isinstance(data, tf.data.Dataset):
         is_structured = isinstance(data.element_spec, (dict, tuple))
@@ -29,10 +40,11 @@ def latents_of(flow, data):
         x, condition = _split(_as_one(element))
         return join_inputs(flow.inverse(to_events(flow, x), condition=condition), condition)
 
-    for element in data.take(1):
-        # Outside of the graph below, which would keep the weights.
-        inverse(*(element if isinstance(element, tuple) else (element,)))
-    return data.map(inverse)
+    with adapting():
+        for element in data.take(1):
+            # Outside of the graph below, which would keep the weights.
+            inverse(*(element if isinstance(element, tuple) else (element,)))
+        return data.map(inverse)
 
 
 def _split(element):
