@@ -104,22 +104,23 @@ class BatchNormalization(Flow):
         self.running_variance.assign(np.minimum(std**2, float(self.dtype.max)))
 
     def _forward_and_log_det(self, x, condition=None):
-        log_scale, scale = self._scale(self.running_variance)
-        y = (x - self.beta) / scale + self.running_mean
+        std, log_scale = self._std_and_log_scale(self.running_variance)
+        y = (x - self.beta) / ops.exp(self.log_gamma) * std + self.running_mean
         return y, self._constant_log_det(x, -ops.sum(log_scale))
 
     def _inverse_and_log_det(self, y, condition=None):
         mean, variance = self.running_mean, self.running_variance
         if self.trainable and self._phase(y):
             mean, variance = self._take_statistics(y)
-        log_scale, scale = self._scale(variance)
-        x = (y - mean) * scale + self.beta
+        std, log_scale = self._std_and_log_scale(variance)
+        # Divided first: products of large numbers, in gradients, would overflow.
+        x = (y - mean) / std * ops.exp(self.log_gamma) + self.beta
         return x, self._constant_log_det(y, ops.sum(log_scale))
 
-    def _scale(self, variance):
-        """Return the slope of the inverse, for each component, and its logarithm."""
-        log_scale = self.log_gamma - 0.5 * ops.log(variance + self.epsilon)
-        return log_scale, ops.exp(log_scale)
+    def _std_and_log_scale(self, variance):
+        """Return what the inverse divides by, and the logarithm of its slope."""
+        variance = variance + self.epsilon
+        return ops.sqrt(variance), self.log_gamma - 0.5 * ops.log(variance)
 
     def _take_statistics(self, y):
         """Return mean and variance of a batch, and move the running ones towards them."""
