@@ -23,8 +23,10 @@ from keras_nf.flows import (
     AdditiveCoupling,
     AffineCoupling,
     Autoregressive,
+    BatchNormalization,
     Chain,
     Coupling,
+    Dequantize,
     InverseAutoregressive,
     Invert,
     Logit,
@@ -39,7 +41,7 @@ from keras_nf.flows import (
     Squeeze,
     Standardize,
 )
-from keras_nf.models import FlowModel, VariationalModel, export_saved_model
+from keras_nf.models import BitsPerDim, FlowModel, VariationalModel, export_saved_model
 from keras_nf.networks import MADE, MLP, AutoregressiveNetwork, ConvNet
 from keras_nf.recipes import glow, iaf, image_real_nvp, maf, nice, nsf, planar_flow, real_nvp
 
@@ -53,9 +55,12 @@ __all__ = [
     "AffineCoupling",
     "Autoregressive",
     "AutoregressiveNetwork",
+    "BatchNormalization",
+    "BitsPerDim",
     "Chain",
     "ConvNet",
     "Coupling",
+    "Dequantize",
     "Flow",
     "FlowModel",
     "InverseAutoregressive",

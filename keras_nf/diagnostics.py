@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_nf.flow.arguments import check_floating
 from keras_nf.flow.contract import Flow
 from keras_nf.models.flow_model import FlowModel
 from keras_nf.round_trip import both_ways, largest_error, round_trip, to_numpy, tolerance_of
@@ -216,10 +217,10 @@ def check_flow(flow: Flow, x: Any, condition: Any = None) -> str:
         raise ValueError(f"`flow` must be a keras_nf flow. Received: {flow!r}.")
     x = np.asarray(x)
     batch = x.shape[: x.ndim - flow.inverse_min_event_ndims]
-    if np.prod(batch) < 2 or not tf.as_dtype(x.dtype).is_floating:
+    check_floating(flow, x)
+    if np.prod(batch) < 2:
         raise ValueError(
-            "`x` must hold at least two events, in a floating-point dtype. Received: shape "
-            f"{x.shape}, {x.dtype}."
+            f"`x` must hold at least two events. Received: shape {x.shape}, {x.dtype}."
         )
     if condition is not None:
         shape = (*batch, np.shape(condition)[-1])

@@ -1,8 +1,13 @@
-"""TrainingPhase: whether a computation is part of training."""
+"""Whether a computation is part of training, by TrainingPhase, or of what prepares it."""
+
+import contextlib
+import contextvars
 
 import keras
 
-__all__ = ["TrainingPhase"]
+__all__ = ["TrainingPhase", "adapting", "is_adapting"]
+
+_ADAPTING = contextvars.ContextVar("adapting", default=False)
 
 
 class TrainingPhase(keras.layers.Layer):
@@ -12,5 +17,23 @@ class TrainingPhase(keras.layers.Layer):
     which it happens, as that of a model by `fit`, and false outside of any.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
     def call(self, inputs, training=None):
         return bool(training)
+
+
+@contextlib.contextmanager
+def adapting():
+    """Mark what is computed, or traced, inside: latents that flows adapt to before training."""
+    token = _ADAPTING.set(True)
+    try:
+        yield
+    finally:
+        _ADAPTING.reset(token)
+
+
+def is_adapting():
+    """Return whether latents are computed for flows that adapt to them."""
+    return _ADAPTING.get()

@@ -495,6 +495,18 @@ CASES = [
     ),
     Case("standardize", "Standardize", Standardize, 3, fixed=3, affine=True),
     Case("act-norm", "ActNorm", keras_nf.ActNorm, 3, weights=2, fixed=1, affine=True),
+    Case(
+        "batch-normalization",
+        "BatchNormalization",
+        keras_nf.BatchNormalization,
+        3,
+        weights=2,
+        fixed=2,
+        affine=True,
+    ),
+    Case(
+        "dequantize", "Dequantize", keras_nf.Dequantize, 2, fixed=1, affine=True, data=(0.0, 255.0)
+    ),
     Case("logit", "Logit", Logit, 2, data=(0.01, 0.99)),
     Case("logit-wide", "Logit", of(Logit, low=-2.0, high=3.0, margin=0.05), 2, data=(-2.0, 3.0)),
     Case(

@@ -70,10 +70,10 @@ def test_flow_settles_every_collision(name):
 
 ROWS = [
     ["increasing.py"],
-    ["arguments.py", "config.py", "datasets.py", "elementwise/*.py"],
+    ["arguments.py", "config.py", "datasets.py", "training.py", "elementwise/*.py"],
     ["inputs.py", "layout.py"],
-    ["root.py", "seeds.py", "moments.py", "models/files.py", "models/rows.py"],
-    ["permutation.py", "training.py"],
+    ["root.py", "seeds.py", "moments.py", "models/files.py", "models/metrics.py", "models/rows.py"],
+    ["permutation.py"],
     ["partition.py", "models/pipeline.py"],
     ["networks/masks.py", "networks/masked.py", "networks/stairs.py"],
     ["flow/arguments.py", "flow/batch.py", "flow/cache.py", "flow/univariate.py"],
@@ -420,7 +420,7 @@ def test_a_density_of_a_chain_makes_few_calls():
     flow = keras_nf.Chain([keras_nf.AffineCoupling(hidden_units=(8,))])
     x = np.ones((5, 2), "float32")
     flow.inverse_and_log_det(x)
-    assert len(calls_within(lambda: flow.inverse_and_log_det(x))) < 90
+    assert len(calls_within(lambda: flow.inverse_and_log_det(x))) < 100
 
 
 def test_public_directions_are_not_to_be_overridden():

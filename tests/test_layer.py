@@ -313,7 +313,8 @@ def test_mixed_precision_keeps_values_and_log_dets_in_float32(case, direction, p
     flow = make(case, policy)
     x, condition = points(case, direction, 5, dtype="float32"), conditions(case, 5, dtype="float32")
     assert [t.dtype.name for t in fused(flow, direction)(x, **condition)] == ["float32", "float32"]
-    assert {keras.backend.standardize_dtype(w.dtype) for w in flow.weights} <= {"float32"}
+    # A count is no number to compute with.
+    assert {keras.backend.standardize_dtype(w.dtype) for w in flow.weights} <= {"float32", "int64"}
 
 
 @rows()

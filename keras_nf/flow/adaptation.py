@@ -3,17 +3,27 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_nf.flow.arguments import to_events
+from keras_nf.flow.arguments import check_sizes, to_events
 from keras_nf.inputs import join_inputs, split_inputs
-from keras_nf.moments import check_dataset
+from keras_nf.moments import check_dataset, mean_and_std
+from keras_nf.training import adapting
 
-__all__ = ["events_of", "latents_of", "mapped"]
+__all__ = ["latents_of", "mapped", "moments_of"]
 
 # Rows that go through a flow at a time.
 _ROWS = 1024
 
 
-def events_of(data):
+def moments_of(flow, data):
+    """Return mean and standard deviation of what `fit` takes, and build a flow for such data."""
+    mean, std = mean_and_std(_events_of(data), flow.dtype)
+    if not flow.built:
+        flow.build((None, len(mean)))
+    check_sizes(flow, flow.event_shape, tf.TensorShape((1, len(mean))), None)
+    return mean, std
+
+
+def _events_of(data):
     """Return the data of what `fit` takes, without conditions and weights."""
     if isinstance(data, tf.data.Dataset):
         is_structured = isinstance(data.element_spec, (dict, tuple))
@@ -37,7 +47,8 @@ def mapped(data, function):
     results = []
     for element in data if is_dataset else _in_batches(data):
         x, condition = _split(element)
-        results.append(join_inputs(function(x, condition), condition))
+        with adapting():
+            results.append(join_inputs(function(x, condition), condition))
     if not results:
         # An error of the flow that is to adapt says so.
         return data

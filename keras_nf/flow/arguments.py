@@ -21,10 +21,10 @@ def title(flow):
     return f"{type(flow).__name__} '{flow.name}'"
 
 
-def to_events(flow, x):
-    """Return what a flow maps as a tensor of its dtype."""
+def to_events(flow, x, direction="inverse"):
+    """Return what a direction of a flow takes as a tensor of the flow's dtype."""
     x = _to_tensor(flow, x, "inputs", "event_size")
-    check_floating(flow, x)
+    check_floating(flow, x, direction)
     return ops.cast(x, flow.variable_dtype)
 
 
@@ -64,15 +64,20 @@ def _to_tensor(flow, value, what, size_name):
     return value
 
 
-def check_floating(flow, value):
-    """Refuse integers, which TFP would convert, and what has another dtype that is no float."""
+def check_floating(flow, value, direction="inverse"):
+    """Refuse what has a dtype that is no float, but for integers as data of a flow of those."""
     dtype = getattr(value, "dtype", None)
-    if dtype is not None and not tf.as_dtype(dtype).is_floating:
-        raise ValueError(
-            f"{title(flow)} needs inputs of a floating-point dtype. Received: dtype "
-            f"{tf.as_dtype(dtype).name}. Cast continuous values to float; dequantize discrete "
-            "data (add uniform noise), since counts have no density."
-        )
+    if dtype is None:
+        return
+    dtype = tf.as_dtype(dtype)
+    is_integer = dtype.is_integer or dtype.is_bool
+    if dtype.is_floating or (is_integer and direction == "inverse" and flow.takes_integers):
+        return
+    raise ValueError(
+        f"{title(flow)} needs inputs of a floating-point dtype. Received: dtype {dtype.name}. Cast "
+        "continuous values to float; dequantize discrete data, since counts have no density: put "
+        "a keras_nf.Dequantize last in the chain."
+    )
 
 
 def _words(flow):

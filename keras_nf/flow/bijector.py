@@ -14,13 +14,18 @@ from keras_nf.flow.cache import NoCache
 __all__ = ["LayerBijector"]
 
 
-def _refusing_integers(method):
-    """Check the dtype before TFP would convert integers and go on with them."""
+def _with_checked_dtype(method, direction):
+    """Check the dtype before TFP would convert integers and go on with them; cast those of data."""
 
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
-        for value in (*args[:1], kwargs.get("x"), kwargs.get("y")):
-            check_floating(self, value)
+        def checked(value):
+            check_floating(self, value, direction)
+            dtype = getattr(value, "dtype", self.dtype)
+            return value if tf.as_dtype(dtype).is_floating else tf.cast(value, self.dtype)
+
+        args = (*map(checked, args[:1]), *args[1:])
+        kwargs |= {name: checked(kwargs[name]) for name in ("x", "y") if name in kwargs}
         return method(self, *args, **kwargs)
 
     return wrapper
@@ -37,10 +42,10 @@ class LayerBijector(tfb.Bijector, keras.layers.Layer):
     trainable_variables = keras.layers.Layer.trainable_variables
     non_trainable_variables = keras.layers.Layer.non_trainable_variables
 
-    forward = _refusing_integers(tfb.Bijector.forward)
-    inverse = _refusing_integers(tfb.Bijector.inverse)
-    forward_log_det_jacobian = _refusing_integers(tfb.Bijector.forward_log_det_jacobian)
-    inverse_log_det_jacobian = _refusing_integers(tfb.Bijector.inverse_log_det_jacobian)
+    forward = _with_checked_dtype(tfb.Bijector.forward, "forward")
+    inverse = _with_checked_dtype(tfb.Bijector.inverse, "inverse")
+    forward_log_det_jacobian = _with_checked_dtype(tfb.Bijector.forward_log_det_jacobian, "forward")
+    inverse_log_det_jacobian = _with_checked_dtype(tfb.Bijector.inverse_log_det_jacobian, "inverse")
 
     # TFP compares bijectors by hyper-parameters; two flows with equal ones have their own weights.
     __eq__ = object.__eq__

@@ -52,6 +52,11 @@ class Door(LayerBijector):
         return True
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether `inverse` takes integers as they are, for data that are counts or levels."""
+        return False
+
+    @property
     def needs_data(self) -> bool:
         """Whether `adapt` takes something from data."""
         return False
@@ -96,7 +101,7 @@ class Door(LayerBijector):
         AutoGraph stays outside of this door: it would rewrite the source of all that a flow runs,
         at seconds for each trace, and find nothing to do. Keras leaves it out as well.
         """
-        x = to_events(self, x)
+        x = to_events(self, x, direction)
         condition = self._own(condition)
         if condition is not None:
             condition = to_condition(self, condition)

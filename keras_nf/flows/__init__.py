@@ -6,8 +6,10 @@ from keras_nf.flows.autoregressive import (
     MaskedAutoregressive,
     SplineAutoregressive,
 )
+from keras_nf.flows.batch_normalization import BatchNormalization
 from keras_nf.flows.chain import Chain
 from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling, Coupling, SplineCoupling
+from keras_nf.flows.dequantize import Dequantize
 from keras_nf.flows.diagonal import ActNorm, Scaling, Standardize
 from keras_nf.flows.invert import Invert
 from keras_nf.flows.logit import Logit
@@ -22,8 +24,10 @@ __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "Autoregressive",
+    "BatchNormalization",
     "Chain",
     "Coupling",
+    "Dequantize",
     "InverseAutoregressive",
     "Invert",
     "LULinear",

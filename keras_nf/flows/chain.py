@@ -75,6 +75,10 @@ class Chain(Flow):
         return all(flow.reaches_everything for flow in self.flows)
 
     @property
+    def takes_integers(self):
+        return bool(self.flows) and self.flows[-1].takes_integers
+
+    @property
     def needs_data(self):
         return any(flow.needs_data for flow in self.flows)
 

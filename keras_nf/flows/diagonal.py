@@ -4,13 +4,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
-from keras_nf.flow.adaptation import events_of
-from keras_nf.flow.arguments import check_sizes
+from keras_nf.flow.adaptation import moments_of
 from keras_nf.flow.contract import Flow
-from keras_nf.moments import mean_and_std
 
 __all__ = ["ActNorm", "Scaling", "Standardize"]
 
@@ -59,10 +56,7 @@ class _Adapted(_Diagonal):
           ValueError: if a component is constant, or its standard deviation out of range in the
             flow's dtype; if the data are not real, masked, not finite or fewer than two rows.
         """
-        mean, std = mean_and_std(events_of(data), self.dtype)
-        if not self.built:
-            self.build((None, len(mean)))
-        check_sizes(self, self.event_shape, tf.TensorShape((1, len(mean))), None)
+        mean, std = moments_of(self, data)
         self._assign_statistics(mean, std)
         self.is_adapted.assign(1.0)
 

@@ -2,6 +2,7 @@
 
 from keras_nf.models.export import export_saved_model
 from keras_nf.models.flow_model import FlowModel
+from keras_nf.models.metrics import BitsPerDim
 from keras_nf.models.variational import VariationalModel
 
-__all__ = ["FlowModel", "VariationalModel", "export_saved_model"]
+__all__ = ["BitsPerDim", "FlowModel", "VariationalModel", "export_saved_model"]
