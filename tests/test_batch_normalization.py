@@ -9,6 +9,8 @@ from processes import run_python
 
 import keras_nf
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 3)) @ RNG.normal(size=(3, 3)) + [1.0, -3.0, 2.0]
 GAMMA, BETA = np.array([0.5, 2.0, 1.5]), np.array([0.3, 0.0, -1.0])
@@ -124,6 +126,7 @@ def replay(x, batch_size, momentum):
     return mean, variance
 
 
+@pytest.mark.usefixtures("with_xla")
 @COMPILED
 @pytest.mark.parametrize("eager", [False, True])
 def test_fit_moves_the_running_statistics(jit_compile, eager):
@@ -292,6 +295,7 @@ def test_an_export_evaluates(tmp_path):
     np.testing.assert_allclose(served(x=x)["log_prob"], model.log_prob(x), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_have_their_own_statistics_and_average_the_running_ones():
     script = """
         import numpy as np, tensorflow as tf
