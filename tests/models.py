@@ -35,6 +35,11 @@ def coupling_with_network():
     return keras_nf.AffineCoupling(conditioner=network)
 
 
+def normalized():
+    flows = [keras_nf.maf(EVENT, **SMALL), keras_nf.BatchNormalization()]
+    return keras_nf.Chain([*flows, keras_nf.Logit(), keras_nf.Dequantize(2)])
+
+
 def pixels():
     flows = [keras_nf.real_nvp(EVENT, **SMALL), keras_nf.Permute("random"), keras_nf.Logit()]
     return keras_nf.Chain(flows)
@@ -52,6 +57,7 @@ MODELS = {
     "given-mask": (lambda: keras_nf.AdditiveCoupling(mask=(True, False, False, True)), {}),
     "standardized": (standardized_maf, {}),
     "pixels": (pixels, {}),
+    "normalized": (normalized, {}),
     "inverted": (lambda: keras_nf.Invert(keras_nf.iaf(EVENT, **SMALL)), {}),
     "network": (coupling_with_network, {}),
     "user-base": (lambda: keras_nf.real_nvp(EVENT, **SMALL), {"base": laplace}),
@@ -66,7 +72,7 @@ MODELS = {
 
 
 VARIATIONS = {
-    *("nice", "real-nvp", "given-order", "given-mask", "inverted", "uniform-base"),
+    *("nice", "real-nvp", "given-order", "given-mask", "inverted", "uniform-base", "normalized"),
     *("conditional-real-nvp", "conditional-network"),
 }
 names = pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from tensorflow_probability import distributions as tfd
 
 import keras_nf
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, size=(64, 4), dtype="uint8")
 FLOATS = X.astype("float32")
@@ -104,6 +106,7 @@ def test_noise_never_leaves_the_unit_interval():
     assert np.isfinite(log_det).all()
 
 
+@pytest.mark.usefixtures("with_xla")
 @COMPILED
 def test_a_step_of_training_has_fresh_noise(jit_compile):
     seen = []
@@ -180,7 +183,9 @@ ENTRIES = {
 
 @pytest.mark.parametrize("enter", ENTRIES.values(), ids=ENTRIES)
 @pytest.mark.parametrize(
-    "data", [lambda x: x, lambda x: tf.constant(x), lambda x: x.astype("int64")]
+    "data",
+    [lambda x: x, tf.constant, lambda x: x.astype("int64")],
+    ids=["array", "tensor", "int64"],
 )
 def test_integers_give_the_numbers_of_floats(enter, data):
     model = model_of_pixels()
@@ -195,7 +200,15 @@ def test_datasets_of_integers(name):
     np.testing.assert_allclose(getattr(model, name)(dataset, verbose=0), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("data", [lambda x: x, lambda x: {"x": x}, tf.constant], ids=str)
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda x: x,
+        pytest.param(lambda x: {"x": x}, marks=pytest.mark.slow),
+        pytest.param(tf.constant, marks=pytest.mark.slow),
+    ],
+    ids=["array", "dictionary", "tensor"],
+)
 def test_fit_of_integers_is_that_of_floats(data):
     losses = []
     for x in (X, FLOATS):
@@ -331,6 +344,7 @@ def test_an_export(always, tmp_path):
     np.testing.assert_allclose(first, model.log_prob(X), rtol=0.2 if always else 1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_have_noise_of_their_own():
     script = """
         import numpy as np, tensorflow as tf
