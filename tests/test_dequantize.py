@@ -319,6 +319,13 @@ def test_levels_that_a_dtype_cannot_divide():
         keras_nf.Dequantize(2**20)
 
 
+def test_config():
+    flow = keras_nf.Dequantize(17, always=True, seed=5)
+    other = keras_nf.Dequantize.from_config(flow.get_config())
+    assert (other.levels, other.always, other.seed) == (17, True, 5)
+    assert keras_nf.Dequantize.from_config(keras_nf.Dequantize().get_config()).always is False
+
+
 # Files and exports.
 
 
