@@ -158,19 +158,6 @@ def test_no_other_call_moves_them():
     np.testing.assert_allclose(before[0], expected, atol=2e-4)
 
 
-def test_a_density_asked_for_within_training_stays_that_of_the_evaluation():
-    model = keras_nf.FlowModel(layer())
-    expected = keras_nf.FlowModel(layer())(X)
-
-    class Asking(keras.layers.Layer):
-        def call(self, x, training=None):
-            return model.log_prob(x)
-
-    np.testing.assert_allclose(Asking(dtype="float64")(X, training=True), expected, rtol=1e-12)
-    # The graph that was traced then.
-    np.testing.assert_allclose(model.log_prob(X), expected, rtol=1e-12)
-
-
 def test_the_loss_of_a_step_is_that_of_the_batch():
     model = keras_nf.FlowModel(layer())
     model.compile(keras.optimizers.SGD(0.0))

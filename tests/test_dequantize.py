@@ -319,6 +319,13 @@ def test_levels_that_a_dtype_cannot_divide():
         keras_nf.Dequantize(2**20)
 
 
+def test_config():
+    flow = keras_nf.Dequantize(17, always=True, seed=5)
+    other = keras_nf.Dequantize.from_config(flow.get_config())
+    assert (other.levels, other.always, other.seed) == (17, True, 5)
+    assert keras_nf.Dequantize.from_config(keras_nf.Dequantize().get_config()).always is False
+
+
 # Files and exports.
 
 
@@ -332,6 +339,21 @@ def test_a_file_goes_on_with_fresh_noise(tmp_path):
     ends = [m.flow.flows[-1] for m in (loaded, model)]
     assert int(ends[0].draws) == int(ends[1].draws) > 0
     np.testing.assert_array_equal(places(ends[0], X), places(ends[1], X))
+
+
+def test_weights_of_a_training_serve_an_evaluation_with_noise(tmp_path):
+    model = model_of_pixels()
+    model.fit(X, verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    noisy = keras_nf.FlowModel(pixels(always=True))
+    noisy.build((None, 4))
+    noisy.load_weights(tmp_path / "model.weights.h5")
+    flows = model.flow.flows[:-1]
+    shared = keras_nf.FlowModel(keras_nf.Chain([*flows, keras_nf.Dequantize(always=True)]))
+    for other in (noisy, shared):
+        assert np.mean(np.equal(other.log_prob(X), model.log_prob(X))) < 0.05
+        z = np.mean([other.flow.inverse(X) for _ in range(100)], axis=0)
+        np.testing.assert_allclose(z, model.flow.inverse(X), atol=0.5)
 
 
 @pytest.mark.parametrize("always", [False, True])
@@ -359,6 +381,11 @@ def test_replicas_have_noise_of_their_own():
             flow = keras_nf.Dequantize(8)
             model = keras_nf.FlowModel(flow, base="uniform")
             model.compile(keras.optimizers.SGD(0.0), metrics=[keras_nf.BitsPerDim()])
+            pixels = keras_nf.Chain(
+                [keras_nf.ActNorm(), keras_nf.Logit(), keras_nf.Dequantize(8, always=True)]
+            )
+            pixels.adapt(x)
+            assert np.isfinite(keras_nf.FlowModel(pixels).log_prob(x)).all()
         history = model.fit(x, batch_size=4, epochs=2, verbose=0).history
         np.testing.assert_allclose(history["bits_per_dim"], [3.0, 3.0], rtol=1e-6)
         assert [int(copy) for copy in flow.draws.value.values] == [4, 4]

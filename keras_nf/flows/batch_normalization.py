@@ -125,11 +125,10 @@ class BatchNormalization(Flow):
     def _take_statistics(self, y):
         """Return mean and variance of a batch, and move the running ones towards them."""
         axes = list(range(y.shape.rank - 1))
-        count = ops.cast(ops.size(y[..., 0]), y.dtype)
-        rows = ops.maximum(count, 1.0)
+        rows = ops.cast(ops.size(y[..., 0]), y.dtype)
         mean = ops.sum(y / rows, axis=axes)
         # A replica may get no rows of the last batch.
-        rate = (1.0 - self.momentum) * ops.minimum(count, 1.0)
+        rate = (1.0 - self.momentum) * ops.minimum(rows, 1.0)
         # Squares may overflow where the data do not.
         variance = ops.sum(ops.square(y - mean) / rows, axis=axes)
         variance = ops.minimum(variance, float(self.dtype.max))

@@ -110,10 +110,12 @@ class Dequantize(Flow):
 
     def _draw_places(self, y):
         """Draw where in their bins, of the unit interval, the numbers are to lie."""
-        # Replicas have a count in common, and rows of their own.
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.convert_to_tensor(self.draws)])
-        seed = tf.random.experimental.stateless_fold_in(seed, replica)
+        replica = tf.distribute.get_replica_context()
+        if replica is not None:
+            # Replicas have a count in common, and rows of their own.
+            number = replica.replica_id_in_sync_group
+            seed = tf.random.experimental.stateless_fold_in(seed, number)
         self.draws.assign(self.draws + 1)
         noise = tf.random.stateless_uniform(tf.shape(y), seed, dtype=y.dtype)
         # Middles of parts: sums are exact, and never round to an end of a bin, where a `Logit` may

@@ -182,7 +182,7 @@ class DensityModel(StoredModel):
         if not tf.executing_eagerly():
             return self(inputs)
         if not self.built:
-            self(inputs, training=False)
+            self(inputs)
         if is_function(self.base):
             # Before a graph for all sizes, which does not see them; a named base has no positions.
             self._check_positions(x, self.distribution.event_shape)

@@ -104,7 +104,7 @@ class Graphs:
     """Density and draws of a model; kept apart from it, for an export would take them along."""
 
     def __init__(self, model):
-        self.log_prob = traced_by_rank(lambda inputs: model(inputs, training=False))
+        self.log_prob = traced_by_rank(lambda inputs: model(inputs))
         # Outside of XLA, whose generators are many times slower on a CPU.
         self.draw = traced_by_rank(
             lambda n, seed, c: model.distribution.sample_base(n, seed, condition=c)
