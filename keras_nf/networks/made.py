@@ -13,7 +13,7 @@ from keras_nf.layout import feature_major, saturate
 from keras_nf.networks.autoregressive import AutoregressiveNetwork
 from keras_nf.networks.masked import MaskedProduct
 from keras_nf.networks.masks import hidden_degrees, made_levels
-from keras_nf.networks.mlp import MLP
+from keras_nf.networks.mlp import MLP, fan_in_uniform
 from keras_nf.networks.sequential import solve_sequentially
 from keras_nf.permutation import check_permutation, invert_permutation, resolve_permutation
 from keras_nf.seeds import draw_seed
@@ -31,8 +31,8 @@ class MADE(AutoregressiveNetwork, MLP):
     The last layer starts at zero, kernels and biases of the others uniform in ±1/sqrt(n) for units
     of n links, masked ones not counted. The masks are not weights: they follow from the config.
 
-    With a `condition`, the first hidden layer also sees V c, unmasked, and with `residual` so does
-    the first layer of each block; see `keras_nf.MLP`.
+    With a `condition`, the first hidden layer also sees V c, unmasked; with `residual`, blocks have
+    gates, as in `keras_nf.MLP`.
 
     Args:
       hidden_units: width of each hidden layer; `()` for a masked linear map. A layer narrower
@@ -104,14 +104,30 @@ class MADE(AutoregressiveNetwork, MLP):
         self._products = [MaskedProduct(*pair, n) for pair, n in zip(levels, groups)]
         self.units = self.parameters * size
         self.condition_size = condition_shape[-1] if conditional else 0
-        self._add_dense_weights(
-            (size, *self.hidden_units, self.units),
-            [product.links for product in self._products],
-            (0, *self._blocks) if conditional else (),
-        )
+        sizes = (size, *self.hidden_units, self.units)
+        links = [product.links for product in self._products]
+        links[0] = links[0] + self.condition_size
+        self._add_dense_weights(sizes, links)
+        if conditional:
+            self._condition_weights.append(
+                self.add_weight(
+                    shape=(self.condition_size, sizes[1]),
+                    initializer=fan_in_uniform(links[0]) if self.hidden_units else "zeros",
+                    name="condition_kernel",
+                )
+            )
+        self._add_gates()
 
     def product(self, i, kernel, inputs):
         return self._products[i](kernel, inputs)
+
+    def layer_bias(self, i, condition, weights):
+        bias = super().layer_bias(i, condition, weights)
+        if i > 0 or condition is None:
+            return bias
+        kernel = weights[2 * len(self._products)]
+        kernel, condition = (ops.cast(a, self.compute_dtype) for a in (kernel, condition))
+        return bias + tf.matmul(kernel, condition, transpose_a=True)
 
     def layer_gradients(self, inputs, adjoints, weights, condition):
         """Return the gradients in the weights and, if there is one, in the condition.
@@ -123,6 +139,7 @@ class MADE(AutoregressiveNetwork, MLP):
           condition: as for `apply`.
         """
         inputs = [ops.cast(h, self.compute_dtype) for h in inputs]
+        of_gates, adjoints = self._gate_gradients(inputs, adjoints, weights, condition)
         gradients = [
             product.kernel_gradient(*pair)
             for product, *pair in zip(self._products, inputs, adjoints)
@@ -130,13 +147,29 @@ class MADE(AutoregressiveNetwork, MLP):
         gradients += [tf.reduce_sum(adjoint, axis=1) for adjoint in adjoints]
         sources = weights
         if condition is not None:
-            c = ops.cast(condition, self.compute_dtype)
-            seeing = [adjoints[i] for i in self._conditional]
-            kernels = [ops.cast(w, self.compute_dtype) for w in weights[-len(seeing) :]]
-            gradients += [tf.matmul(c, adjoint, transpose_b=True) for adjoint in seeing]
-            gradients.append(tf.add_n(list(map(tf.matmul, kernels, seeing))))
+            kernel = weights[2 * len(self._products)]
+            kernel, c = (ops.cast(a, self.compute_dtype) for a in (kernel, condition))
+            gradients.append(tf.matmul(c, adjoints[0], transpose_b=True))
+            *of_gates, of_condition = of_gates
+            gradients += [*of_gates, tf.matmul(kernel, adjoints[0]) + of_condition]
             sources = [*weights, condition]
         return [ops.cast(bar, source.dtype) for bar, source in zip(gradients, sources)]
+
+    def _gate_gradients(self, inputs, adjoints, weights, condition):
+        """Return the gradients in the gates' weights and the condition, and in what gates take."""
+        adjoints = list(adjoints)
+        if condition is None or not self._blocks:
+            return [0], adjoints
+        sources = [*weights[-2 * len(self._blocks) :], condition]
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            gates = {i + 1: self.gate(i + 1, condition, weights) for i in self._blocks}
+        upstream = []
+        for i, gate in gates.items():
+            upstream.append(adjoints[i] * self.apply_layer(i, inputs[i], condition, weights))
+            adjoints[i] = adjoints[i] * gate
+        gradients = tape.gradient(list(gates.values()), sources, output_gradients=upstream)
+        return [ops.cast(bar, self.compute_dtype) for bar in gradients], adjoints
 
     def call(self, inputs, condition=None, training=None):
         inputs, restore = feature_major(inputs)

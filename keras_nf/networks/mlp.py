@@ -86,8 +86,8 @@ class MLP(keras.layers.Layer):
     layers start uniform in ±1/sqrt(n), for units of n inputs.
 
     With `residual`, the first layer gives s = W_1 x + b_1, to which each block of two layers adds
-    W' activation(W activation(s) + V c + b) + b', and y = W s + b. There, c is the condition, so
-    that each block sees it.
+    W' activation(W activation(s) + b) + b', and y = W s + b. With a condition c, which the first
+    layer sees, what a block adds is multiplied by a gate, sigmoid(V c + d).
 
     Args:
       hidden_units: width of each hidden layer; `()` for a linear map. With `residual`, one for the
@@ -98,7 +98,7 @@ class MLP(keras.layers.Layer):
       residual: whether the hidden layers after the first are residual blocks.
       dropout: rate of dropout in training: after each activation of the hidden layers, or with
         `residual` before the second layer of each block.
-      condition_size: how many of the inputs, the last ones, are the condition that blocks see.
+      condition_size: how many of the inputs, the last ones, are the condition of the gates.
       **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape: `(..., size)`.
@@ -140,7 +140,7 @@ class MLP(keras.layers.Layer):
         self.dropout = check_rate(dropout)
         self.condition_size = condition_size
         self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
-        # Of each block the first layer, which reads the sum of what the blocks before have added.
+        # The first layer of each block.
         self._blocks = tuple(range(1, len(self.hidden_units), 2)) if residual else ()
 
     def build(self, inputs_shape):
@@ -149,43 +149,36 @@ class MLP(keras.layers.Layer):
                 f"MLP '{self.name}' does not know the size of its output. Pass `units`, or give "
                 "the network to a flow, which sets it."
             )
-        sizes = (inputs_shape[-1], *self.hidden_units, self.units)
-        self._add_dense_weights(sizes, sizes[:-1], self._blocks if self.condition_size else ())
+        self._add_dense_weights((inputs_shape[-1], *self.hidden_units, self.units))
+        self._add_gates()
 
-    def _add_dense_weights(self, sizes, links, conditional):
-        """Add the weights of all layers.
-
-        Args:
-          sizes: number of inputs of the network, and of units of each layer.
-          links: number of inputs of the units of each layer, the condition not counted.
-          conditional: the layers that see the condition.
-        """
-        self._kernels, self._biases, self._condition_kernels = [], [], []
-        self._conditional = tuple(conditional)
+    def _add_dense_weights(self, sizes, links=None):
+        """Add the weights of all layers; `links` counts the inputs of the units of each."""
+        self._kernels, self._biases, self._condition_weights = [], [], []
+        links = sizes[:-1] if links is None else links
         last = len(sizes) - 2
-        initializers = []
         for i, (shape, count) in enumerate(zip(itertools.pairwise(sizes), links)):
-            count = count + (self.condition_size if i in conditional else 0)
             kernel, bias = ("zeros" if i == last else fan_in_uniform(count) for _ in range(2))
-            initializers.append(kernel)
             self._kernels.append(
                 self.add_weight(shape=shape, initializer=kernel, name=f"kernel_{i}")
             )
             self._biases.append(
                 self.add_weight(shape=shape[1:], initializer=bias, name=f"bias_{i}")
             )
-        for i in conditional:
-            self._condition_kernels.append(
-                self.add_weight(
-                    shape=(self.condition_size, sizes[i + 1]),
-                    initializer=initializers[i],
-                    name=f"condition_kernel_{i}" if i else "condition_kernel",
+
+    def _add_gates(self):
+        """Add the weights of the gates, a kernel and a bias for each block, where they are."""
+        for i in self._blocks if self.condition_size else ():
+            shape = (self.condition_size, self.hidden_units[i])
+            for name, part in (("gate_kernel", shape), ("gate_bias", shape[1:])):
+                initializer = fan_in_uniform(self.condition_size)
+                self._condition_weights.append(
+                    self.add_weight(shape=part, initializer=initializer, name=f"{name}_{i + 1}")
                 )
-            )
 
     def weight_tensors(self):
-        """Kernels, biases and kernels of the condition, as `apply` takes them."""
-        weights = [*self._kernels, *self._biases, *self._condition_kernels]
+        """Kernels, biases and the weights of the condition, as `apply` takes them."""
+        weights = [*self._kernels, *self._biases, *self._condition_weights]
         return [tf.convert_to_tensor(weight) for weight in weights]
 
     def apply(self, inputs, condition, weights, training=False):
@@ -198,31 +191,41 @@ class MLP(keras.layers.Layer):
         for i in range(1, len(self._kernels)):
             h = self.feed(i - 1, outputs[-1], training)
             output = self.apply_layer(i, h, condition, weights)
-            outputs.append(output + self.bounded(outputs[i - 2]) if self.adds(i) else output)
+            if self.ends_block(i):
+                output = self.add_block(output, self.gate(i, condition, weights), outputs[i - 2])
+            outputs.append(output)
         return outputs
 
     def apply_layer(self, i, inputs, condition, weights):
-        """Return the outputs of layer `i`, before its activation and without what it adds to."""
+        """Return the product of layer `i` with its inputs, and its bias."""
         kernel, inputs = (ops.cast(a, self.compute_dtype) for a in (weights[i], inputs))
         return self.product(i, kernel, inputs) + self.layer_bias(i, condition, weights)
 
     def product(self, i, kernel, inputs):
-        """Return the product of layer `i` with what it takes."""
+        """Return the product of the kernel of layer `i` with its inputs."""
         return tf.matmul(kernel, inputs, transpose_a=True)
 
     def layer_bias(self, i, condition, weights):
         """Return what layer `i` adds to its product, of shape (size, 1) or (size, batch)."""
-        layers = len(self._kernels)
-        bias = ops.cast(weights[layers + i], self.compute_dtype)[:, None]
-        if condition is None or i not in self._conditional:
-            return bias
-        kernel = weights[2 * layers + self._conditional.index(i)]
-        kernel, condition = (ops.cast(a, self.compute_dtype) for a in (kernel, condition))
-        return bias + tf.matmul(kernel, condition, transpose_a=True)
+        return ops.cast(weights[len(self._kernels) + i], self.compute_dtype)[:, None]
 
-    def adds(self, i):
-        """Return whether layer `i` ends a block: it adds to the output of the layer two before."""
+    def ends_block(self, i):
+        """Return whether layer `i` is the second one of a block."""
         return i - 1 in self._blocks
+
+    def gate(self, i, condition, weights):
+        """Return the gate, of shape (size, batch), of the block that layer `i` ends, or `None`."""
+        if condition is None or not self.ends_block(i):
+            return None
+        place = i - 2 - 2 * len(self._blocks)
+        kernel, bias, condition = (
+            ops.cast(a, self.compute_dtype) for a in (weights[place], weights[place + 1], condition)
+        )
+        return tf.sigmoid(tf.matmul(kernel, condition, transpose_a=True) + bias[:, None])
+
+    def add_block(self, output, gate, earlier):
+        """Add what a block gives, through its gate if it has one, to what the block took."""
+        return self.bounded(earlier) + (output if gate is None else output * gate)
 
     def bounded(self, output):
         """Return the output of a layer within the range of half precision."""
@@ -240,7 +243,7 @@ class MLP(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         inputs, restore = feature_major(inputs)
-        condition = inputs[-self.condition_size :] if self._conditional else None
+        condition = inputs[-self.condition_size :] if self._condition_weights else None
         return restore(self.apply(inputs, condition, self.weight_tensors(), training))
 
     def compute_output_shape(self, input_shape):

@@ -13,7 +13,6 @@ The gradient is the same climb, of the stairs turned round: the adjoint of a uni
 those of all units of higher degree are. Given all, the gradient of a kernel is one product.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -44,13 +43,14 @@ class _Stage(NamedTuple):
         of `data`; returns the step's rows of the result.
       data: matrices with a row for each of the layer.
       kernel: of shape (rows of this stage, rows of the one before); `None` for no product.
-      give: function of the result; returns what the stage after multiplies.
+      give: function of the result and the step's rows of `data`; returns what the stage after
+        multiplies.
     """
 
     finish: Callable
     data: Sequence
     kernel: Any = None
-    give: Callable = tf.identity
+    give: Callable = lambda result, *_: result
 
 
 def _climb(stairs, stages, kept, x):
@@ -96,7 +96,7 @@ def _climb(stairs, stages, kept, x):
                     if i in results:
                         results[i] = update_rows(results[i], place, rows[i])
                     if i in given:
-                        gift = stage.give(rows[i])
+                        gift = stage.give(rows[i], *data)
                         if (stairs.counts[:, i] < width).any():
                             gift = _first_rows(gift, count[i])
                         given[i] = update_rows(given[i], start[i], gift)
@@ -154,19 +154,24 @@ def _solve(made, elementwise, keeps, x, weights, condition=None):
     """Return y and the outputs of the layers, of the last one alone if it keeps no others."""
     stairs, depth, stages = Stairs(made), len(made.steps) - 1, {}
     for i in range(depth):
-        kernel = stairs.arrange_kernel(weights[i], i)
-        bias = stairs.arrange(made.layer_bias(i, condition, weights), i + 1)
 
-        def finish(product, rows, bias, i=i):
-            # Layers of a block have units of equal degrees, so equal rows at each step.
+        def finish(product, rows, bias, *gate, i=i):
             output = product + bias
-            return output + made.bounded(rows[i - 1]) if made.adds(i) else output
+            if not made.ends_block(i):
+                return output
+            # Layers of a block have units of equal degrees, so equal rows at each step.
+            return made.add_block(output, *gate or [None], rows[i - 1])
 
-        stages[i + 1] = _Stage(finish, [bias], kernel, functools.partial(made.feed, i))
+        def give(output, *_, i=i):
+            return made.feed(i, output)
+
+        data = [made.layer_bias(i, condition, weights), made.gate(i, condition, weights)]
+        data = [stairs.arrange(values, i + 1) for values in data if values is not None]
+        stages[i + 1] = _Stage(finish, data, stairs.arrange_kernel(weights[i], i), give)
     stages[0] = _Stage(
         lambda _, rows, x: _map(elementwise, x, saturate(rows[depth], x.dtype))[0],
         [stairs.arrange(x, 0)],
-        give=lambda y: saturate(y, stairs.dtype),
+        give=lambda y, _: saturate(y, stairs.dtype),
     )
     kept = range(1, depth + 1) if keeps else [depth]
     results = _climb(stairs, stages, kept, x)
@@ -193,13 +198,18 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
         depth: _Stage(lambda _, rows, a, b: ops.cast(a * rows[0] + b, stairs.dtype), derivatives),
     }
     for i in reversed(range(1, depth)):
-        slope = stairs.arrange(tape.gradient(hidden[i - 1], outputs[i - 1]), i)
 
-        def finish(product, rows, slope, i=i):
+        def finish(product, rows, slope, *gate, i=i):
             bar = product * slope
-            return bar + rows[i + 2] if made.adds(i + 1) else bar
+            return bar + rows[i + 2] if made.ends_block(i + 1) else bar
 
-        stages[i] = _Stage(finish, [slope], kernels[i])
+        def give(bar, slope, *gate):
+            return bar * gate[0] if gate else bar
+
+        slope = tape.gradient(hidden[i - 1], outputs[i - 1])
+        data = [slope, made.gate(i - 1, condition, weights)]
+        data = [stairs.arrange(values, i) for values in data if values is not None]
+        stages[i] = _Stage(finish, data, kernels[i], give)
     bars = _climb(stairs, stages, stages, x)
     total, *adjoints = (bars[i] for i in range(depth + 1))
     own = made.layer_gradients([y, *hidden], adjoints, weights, condition)
