@@ -71,7 +71,9 @@ def test_made_is_that_of_the_definition(condition_size):
 
 
 @CONDITIONS
-@pytest.mark.parametrize("units", [2, 6, 13])
+@pytest.mark.parametrize(
+    "units", [6, *(pytest.param(units, marks=pytest.mark.slow) for units in (2, 13))]
+)
 def test_jacobian_of_made_is_strictly_triangular(units, condition_size):
     """In the order of the components; and nothing that is allowed is lost in a wide layer."""
     options = {**RESIDUAL, "hidden_units": (units,) * 5}
@@ -223,7 +225,9 @@ DROPOUT = {"layers": 2, "hidden_units": (8, 8, 8), "residual": True, "dropout": 
 DATA = np.random.default_rng(1).normal(size=(64, 4)).astype("float32")
 
 
-@pytest.mark.parametrize("recipe", [keras_nf.maf, keras_nf.real_nvp], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "recipe", [keras_nf.maf, pytest.param(keras_nf.real_nvp, marks=pytest.mark.slow)]
+)
 def test_dropout_acts_in_training_alone(recipe):
     model = keras_nf.FlowModel(recipe(4, **DROPOUT))
     model(DATA)

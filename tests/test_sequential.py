@@ -143,7 +143,9 @@ def test_gradients(network, elementwise, condition_size, dtype):
 
 @maps
 @pytest.mark.parametrize("condition_size", [0, 3])
-@pytest.mark.parametrize("network", ["many-steps", "residual"])
+@pytest.mark.parametrize(
+    "network", ["many-steps", pytest.param("residual", marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures("blocks")
 def test_gradients_of_a_graph_traced_without_a_tape(network, elementwise, condition_size):
     """Such a graph keeps nothing for its gradient."""

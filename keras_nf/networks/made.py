@@ -135,8 +135,8 @@ class MADE(AutoregressiveNetwork, MLP):
         Args:
           inputs: what each layer takes in its product.
           adjoints: gradients in the outputs of each layer, before its activation.
-          weights: as for `apply`.
-          condition: as for `apply`.
+          weights: as for `outputs`.
+          condition: as for `outputs`.
         """
         inputs = [ops.cast(h, self.compute_dtype) for h in inputs]
         of_gates, adjoints = self._gate_gradients(inputs, adjoints, weights, condition)
@@ -158,12 +158,12 @@ class MADE(AutoregressiveNetwork, MLP):
     def _gate_gradients(self, inputs, adjoints, weights, condition):
         """Return the gradients in the gates' weights and the condition, and in what gates take."""
         adjoints = list(adjoints)
-        if condition is None or not self._blocks:
+        if condition is None or not self.block_ends:
             return [0], adjoints
-        sources = [*weights[-2 * len(self._blocks) :], condition]
+        sources = [*weights[-2 * len(self.block_ends) :], condition]
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            gates = {i + 1: self.gate(i + 1, condition, weights) for i in self._blocks}
+            gates = {i: self.gate(i, condition, weights) for i in self.block_ends}
         upstream = []
         for i, gate in gates.items():
             upstream.append(adjoints[i] * self.apply_layer(i, inputs[i], condition, weights))
@@ -175,7 +175,7 @@ class MADE(AutoregressiveNetwork, MLP):
         inputs, restore = feature_major(inputs)
         if condition is not None:
             condition, _ = feature_major(condition)
-        return restore(self.apply(inputs, condition, self.weight_tensors(), training))
+        return restore(self.outputs(inputs, condition, self.weight_tensors(), training)[-1])
 
     def solve(self, elementwise, x, condition=None):
         if self._phase is not None and self._phase(x):

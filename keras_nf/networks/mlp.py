@@ -140,8 +140,8 @@ class MLP(keras.layers.Layer):
         self.dropout = check_rate(dropout)
         self.condition_size = condition_size
         self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
-        # The first layer of each block.
-        self._blocks = tuple(range(1, len(self.hidden_units), 2)) if residual else ()
+        # The second layer of each block.
+        self.block_ends = tuple(range(2, len(self.hidden_units), 2)) if residual else ()
 
     def build(self, inputs_shape):
         if self.units is None:
@@ -168,38 +168,42 @@ class MLP(keras.layers.Layer):
 
     def _add_gates(self):
         """Add the weights of the gates, a kernel and a bias for each block, where they are."""
-        for i in self._blocks if self.condition_size else ():
+        for i in self.block_ends if self.condition_size else ():
             shape = (self.condition_size, self.hidden_units[i])
             for name, part in (("gate_kernel", shape), ("gate_bias", shape[1:])):
                 initializer = fan_in_uniform(self.condition_size)
                 self._condition_weights.append(
-                    self.add_weight(shape=part, initializer=initializer, name=f"{name}_{i + 1}")
+                    self.add_weight(shape=part, initializer=initializer, name=f"{name}_{i}")
                 )
 
     def weight_tensors(self):
-        """Kernels, biases and the weights of the condition, as `apply` takes them."""
+        """Kernels, biases and the weights of the condition, as `outputs` takes them."""
         weights = [*self._kernels, *self._biases, *self._condition_weights]
-        return [tf.convert_to_tensor(weight) for weight in weights]
-
-    def apply(self, inputs, condition, weights, training=False):
-        """Evaluate the network with given weights, in its compute dtype, on (size, batch)."""
-        return self.outputs(inputs, condition, weights, training)[-1]
+        return list(map(tf.convert_to_tensor, weights))
 
     def outputs(self, inputs, condition, weights, training=False):
-        """Return what each layer gives before its activation; the last result is the network's."""
+        """Return what each layer gives before its activation; the last result is the network's.
+
+        Args:
+          inputs: tensor of shape (size, batch).
+          condition: `None`, or a tensor of shape (condition_size, batch).
+          weights: as of `weight_tensors`.
+          training: whether dropout acts.
+        """
         outputs = [self.apply_layer(0, inputs, condition, weights)]
         for i in range(1, len(self._kernels)):
             h = self.feed(i - 1, outputs[-1], training)
             output = self.apply_layer(i, h, condition, weights)
-            if self.ends_block(i):
+            if i in self.block_ends:
                 output = self.add_block(output, self.gate(i, condition, weights), outputs[i - 2])
             outputs.append(output)
         return outputs
 
     def apply_layer(self, i, inputs, condition, weights):
         """Return the product of layer `i` with its inputs, and its bias."""
-        kernel, inputs = (ops.cast(a, self.compute_dtype) for a in (weights[i], inputs))
-        return self.product(i, kernel, inputs) + self.layer_bias(i, condition, weights)
+        dtype = self.compute_dtype
+        product = self.product(i, ops.cast(weights[i], dtype), ops.cast(inputs, dtype))
+        return product + self.layer_bias(i, condition, weights)
 
     def product(self, i, kernel, inputs):
         """Return the product of the kernel of layer `i` with its inputs."""
@@ -209,15 +213,11 @@ class MLP(keras.layers.Layer):
         """Return what layer `i` adds to its product, of shape (size, 1) or (size, batch)."""
         return ops.cast(weights[len(self._kernels) + i], self.compute_dtype)[:, None]
 
-    def ends_block(self, i):
-        """Return whether layer `i` is the second one of a block."""
-        return i - 1 in self._blocks
-
     def gate(self, i, condition, weights):
         """Return the gate, of shape (size, batch), of the block that layer `i` ends, or `None`."""
-        if condition is None or not self.ends_block(i):
+        if condition is None or i not in self.block_ends:
             return None
-        place = i - 2 - 2 * len(self._blocks)
+        place = i - 2 - 2 * len(self.block_ends)
         kernel, bias, condition = (
             ops.cast(a, self.compute_dtype) for a in (weights[place], weights[place + 1], condition)
         )
@@ -225,26 +225,26 @@ class MLP(keras.layers.Layer):
 
     def add_block(self, output, gate, earlier):
         """Add what a block gives, through its gate if it has one, to what the block took."""
-        return self.bounded(earlier) + (output if gate is None else output * gate)
-
-    def bounded(self, output):
-        """Return the output of a layer within the range of half precision."""
-        return saturate(output, "float16") if self.compute_dtype == "float16" else output
+        if self.compute_dtype == "float16":
+            earlier = saturate(earlier, "float16")
+        return earlier + (output if gate is None else output * gate)
 
     def feed(self, i, output, training=False):
         """Return what the layer after hidden layer `i` takes, given the output of that."""
-        h = self.bounded(output)
+        h = output
+        if self.compute_dtype == "float16":
+            h = saturate(h, "float16")
         if self.residual and i == len(self.hidden_units) - 1:
             return h
         h = self.activation(h)
-        if self._dropout is not None and (not self.residual or i in self._blocks):
+        if self._dropout is not None and (not self.residual or i + 1 in self.block_ends):
             h = self._dropout(h, training=training)
         return h
 
     def call(self, inputs, training=None):
         inputs, restore = feature_major(inputs)
         condition = inputs[-self.condition_size :] if self._condition_weights else None
-        return restore(self.apply(inputs, condition, self.weight_tensors(), training))
+        return restore(self.outputs(inputs, condition, self.weight_tensors(), training)[-1])
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)

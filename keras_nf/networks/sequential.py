@@ -9,6 +9,8 @@ those that come too early, and the next step overwrites them. Blocks of steps, w
 cache, share another: a block climbs on its own rows alone, then looks right and adds its products
 to the sums of the blocks to come. So compilation takes as long for events of any size.
 
+What ends a residual block adds its rows of two layers before, of units of the same degree.
+
 The gradient is the same climb, of the stairs turned round: the adjoint of a unit is known once
 those of all units of higher degree are. Given all, the gradient of a kernel is one product.
 """
@@ -157,7 +159,7 @@ def _solve(made, elementwise, keeps, x, weights, condition=None):
 
         def finish(product, rows, bias, *gate, i=i):
             output = product + bias
-            if not made.ends_block(i):
+            if i not in made.block_ends:
                 return output
             # Layers of a block have units of equal degrees, so equal rows at each step.
             return made.add_block(output, *gate or [None], rows[i - 1])
@@ -201,7 +203,7 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
 
         def finish(product, rows, slope, *gate, i=i):
             bar = product * slope
-            return bar + rows[i + 2] if made.ends_block(i + 1) else bar
+            return bar + rows[i + 2] if i + 1 in made.block_ends else bar
 
         def give(bar, slope, *gate):
             return bar * gate[0] if gate else bar
