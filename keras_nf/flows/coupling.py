@@ -14,7 +14,7 @@ from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
 from keras_nf.layout import saturate
 from keras_nf.networks.conv import ConvNet
-from keras_nf.networks.mlp import MLP, check_hidden_units
+from keras_nf.networks.mlp import MLP, NETWORK_OPTIONS
 from keras_nf.partition import check_partition, partition, parts_of
 from keras_nf.seeds import draw_seed
 
@@ -40,6 +40,8 @@ class Coupling(Flow):
         zero, so that the flow starts as the identity.
       hidden_units: width of each hidden layer of the default network.
       activation: activation of the default network.
+      residual, dropout: whether it has residual blocks, and its rate of dropout; see
+        `keras_nf.MLP`.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Call arguments:
@@ -77,6 +79,8 @@ class Coupling(Flow):
         conditioner: keras.layers.Layer | None = None,
         hidden_units: Sequence[int] = (128, 128),
         activation: str | Callable[[Any], Any] = "relu",
+        residual: bool = False,
+        dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -84,13 +88,16 @@ class Coupling(Flow):
         self.mask = check_partition(mask, self.event_ndims)
         self.swap = bool(swap)
         self.seed = draw_seed() if seed is None and self.mask == "random" else seed
-        self.hidden_units = check_hidden_units(hidden_units)
-        self.activation = activation
         self._has_own_network = conditioner is None
         if conditioner is None:
             network = MLP if self.event_ndims == 1 else ConvNet
             conditioner = network(
-                hidden_units, activation=activation, dtype=self.dtype_policy, name="conditioner"
+                hidden_units,
+                activation=activation,
+                residual=residual,
+                dropout=dropout,
+                dtype=self.dtype_policy,
+                name="conditioner",
             )
         elif not isinstance(conditioner, keras.layers.Layer):
             raise ValueError(
@@ -110,6 +117,7 @@ class Coupling(Flow):
         units = self.elementwise.parameters * self._parts.units
         if self._has_own_network:
             self.conditioner.units = units
+            self.conditioner.condition_size = self.condition_size or 0
         *positions, size = self._parts.inputs_shape
         network_shape = (None, *positions, size + (self.condition_size or 0))
         if not self.conditioner.built:
@@ -141,18 +149,18 @@ class Coupling(Flow):
         return self._apply(self.elementwise.inverse, y, condition)
 
     def get_config(self):
-        conditioner = None if self._has_own_network else serialize_layer(self.conditioner)
-        return {
+        config = {
             **super().get_config(),
             **map_config(self.elementwise, self._fixes_map),
             "event_ndims": self.event_ndims,
             "mask": self.mask,
             "swap": self.swap,
             "seed": self.seed,
-            "conditioner": conditioner,
-            "hidden_units": self.hidden_units,
-            "activation": keras.activations.serialize(keras.activations.get(self.activation)),
         }
+        if not self._has_own_network:
+            return {**config, "conditioner": serialize_layer(self.conditioner)}
+        network = self.conditioner.get_config()
+        return {**config, **{name: network[name] for name in NETWORK_OPTIONS}}
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -163,9 +171,9 @@ class AdditiveCoupling(Coupling):
     one evaluation of the network m. Volume is preserved; combine with `Scaling`.
 
     Args:
-      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
-        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
-        `keras_nf.Flow`.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, `residual`,
+        `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
+        `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Coupling`.
 
@@ -199,9 +207,9 @@ class AffineCoupling(Coupling):
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
         layers add up; a single layer may need a wider one.
       shift_first: whether to shift before scaling; otherwise x_rest = z_rest exp(s) + t.
-      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
-        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
-        `keras_nf.Flow`.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, `residual`,
+        `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
+        `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Coupling`.
 
@@ -246,9 +254,9 @@ class SplineCoupling(Coupling):
       bins: number of bins of each spline.
       bound: splines act on the interval (-bound, bound), and leave the rest as it is.
       circular: whether the interval is a circle, for angles.
-      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
-        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
-        `keras_nf.Flow`.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, `residual`,
+        `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
+        `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Coupling`.
 

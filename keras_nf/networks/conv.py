@@ -25,8 +25,8 @@ class ConvNet(MLP):
       hidden_units: number of channels of each hidden layer.
       units: channels of the output. `None` leaves it to the flow that owns the network.
       kernel_size: odd number of positions that a kernel spans along each axis.
-      **kwargs: `activation`, as for `keras_nf.MLP`; `name`, `dtype` and `trainable`, as for any
-        Keras layer.
+      **kwargs: `activation`, `residual`, `dropout` and `condition_size`, as for `keras_nf.MLP`;
+        `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape: `(batch, height, width, channels)`; or with one or three axes of positions.
 
@@ -63,31 +63,37 @@ class ConvNet(MLP):
                 f"{kernel_size}."
             )
 
-    def _add_dense_weights(self, sizes, links=None):
-        self._kernels, self._biases = [], []
-        last = len(sizes) - 2
-        for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            width = self.kernel_size if i % 2 == 0 or i == last else 1
-            window = (width,) * self._axes
-            initializer = "zeros" if i == last else fan_in_uniform(width**self._axes * inputs)
-            kernel = self.add_weight(
-                shape=(*window, inputs, outputs), initializer=initializer, name=f"kernel_{i}"
-            )
-            bias = self.add_weight(shape=(outputs,), initializer=initializer, name=f"bias_{i}")
-            self._kernels.append(kernel)
-            self._biases.append(bias)
-
     def build(self, inputs_shape):
         self._axes = len(inputs_shape) - 2
         super().build(inputs_shape)
 
-    def call(self, inputs):
-        h = inputs
-        for i, (kernel, bias) in enumerate(zip(self._kernels, self._biases)):
-            if i > 0:
-                h = self.activate(h)
-            h = ops.conv(h, kernel, padding="same", data_format="channels_last") + bias
-        return h
+    def _add_dense_weights(self, sizes, links=None):
+        self._kernels, self._biases, self._condition_weights = [], [], []
+        last = len(sizes) - 2
+        for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+            width = self.kernel_size if i % 2 == 0 or i == last else 1
+            initializer = "zeros" if i == last else fan_in_uniform(width**self._axes * inputs)
+            shape = (*[width] * self._axes, inputs, outputs)
+            for weights, name, part in (
+                (self._kernels, "kernel", shape),
+                (self._biases, "bias", shape[-1:]),
+            ):
+                weights.append(
+                    self.add_weight(shape=part, initializer=initializer, name=f"{name}_{i}")
+                )
+
+    def product(self, i, kernel, inputs):
+        return ops.conv(inputs, kernel, padding="same", data_format="channels_last")
+
+    def layer_bias(self, i, condition, weights):
+        return super().layer_bias(i, condition, weights)[:, 0]
+
+    def linear(self, kernel, bias, condition):
+        return ops.matmul(condition, kernel) + bias
+
+    def call(self, inputs, training=None):
+        condition = inputs[..., -self.condition_size :] if self._condition_weights else None
+        return self.outputs(inputs, condition, self.weight_tensors(), training)[-1]
 
     def get_config(self):
         return {**super().get_config(), "kernel_size": self.kernel_size}
