@@ -1,0 +1,179 @@
+"""Flows of nflows."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_nf.convert.arrays import Arrays, count_bins
+from keras_nf.convert.maps import NflowsAffine, NflowsSpline
+from keras_nf.convert.networks import autoregressive, chain
+from keras_nf.flows.autoregressive import Autoregressive
+from keras_nf.flows.chain import Chain
+from keras_nf.flows.invert import Invert
+from keras_nf.flows.lu_linear import LULinear
+from keras_nf.flows.permute import Permute
+
+__all__ = ["nflows_maf", "nflows_rq_nsf"]
+
+_SUPPORTED = (
+    "state dict of an nflows Flow (nflows 0.14) over StandardNormal, without a context, of "
+    "permutations, LULinear and {}, alone or in CompositeTransforms; without batch norm"
+)
+
+# What nflows adds to the diagonal of an LULinear.
+_EPSILON = 1e-3
+
+
+def nflows_maf(
+    state: Mapping[str, Any],
+    *,
+    activation: str | Callable[[Any], Any] = "relu",
+    dtype: str | None = None,
+) -> Chain:
+    """Return the flow of an nflows `MaskedAutoregressiveFlow`.
+
+    Also that of a `Flow` of `MaskedAffineAutoregressiveTransform`, `Permutation`,
+    `RandomPermutation`, `ReversePermutation` and `LULinear`, in a `CompositeTransform` or in
+    several, one in the other. Networks are without residual blocks
+    (`use_residual_blocks=False`).
+
+    Args:
+      state: its state dict, as NumPy arrays.
+      activation: activation of its networks, as in `keras.layers.Dense`.
+      dtype: dtype or policy of every layer.
+
+    Returns:
+      A `Chain` of `Permute`, `Invert(LULinear)` and `Autoregressive`.
+
+    Raises:
+      ValueError: if arrays are missing, left over, or of other shapes.
+    """
+    name = "MaskedAffineAutoregressiveTransform without residual blocks"
+    arrays = Arrays(state, _SUPPORTED.format(name))
+
+    def elementwise(outputs, size):
+        if outputs != 2 * size:
+            raise arrays.error(f"a last layer of {outputs} units for {size} components")
+        return NflowsAffine()
+
+    return _convert(arrays, elementwise, activation, dtype)
+
+
+def nflows_rq_nsf(
+    state: Mapping[str, Any],
+    *,
+    tail_bound: float,
+    min_bin_width: float = 1e-3,
+    min_bin_height: float = 1e-3,
+    min_derivative: float = 1e-3,
+    activation: str | Callable[[Any], Any] = "relu",
+    dtype: str | None = None,
+) -> Chain:
+    """Return the flow of rational-quadratic splines of nflows.
+
+    That is a `Flow` of `MaskedPiecewiseRationalQuadraticAutoregressiveTransform` with
+    `tails="linear"`, `Permutation`, `RandomPermutation`, `ReversePermutation` and `LULinear`, in a
+    `CompositeTransform` or in several, one in the other. Networks are without residual blocks
+    (`use_residual_blocks=False`).
+
+    Args:
+      state: its state dict, as NumPy arrays.
+      tail_bound: argument of that name of its splines, as the others below.
+      min_bin_width: smallest width of a bin, as a part of the interval.
+      min_bin_height: smallest height of a bin, as a part of the interval.
+      min_derivative: smallest slope at a knot.
+      activation: activation of its networks, as in `keras.layers.Dense`.
+      dtype: dtype or policy of every layer.
+
+    Returns:
+      A `Chain` of `Permute`, `Invert(LULinear)` and `Autoregressive`.
+
+    Raises:
+      ValueError: if arrays are missing, left over, or of other shapes.
+    """
+    name = (
+        "MaskedPiecewiseRationalQuadraticAutoregressiveTransform with linear tails, without "
+        "residual blocks"
+    )
+    arrays = Arrays(state, _SUPPORTED.format(name))
+
+    def elementwise(outputs, size):
+        return NflowsSpline(
+            count_bins(arrays, outputs, size),
+            tail_bound,
+            min_bin_width=min_bin_width,
+            min_bin_height=min_bin_height,
+            min_derivative=min_derivative,
+        )
+
+    return _convert(arrays, elementwise, activation, dtype)
+
+
+def _convert(arrays, elementwise, activation, dtype):
+    """Return the chain; `elementwise` takes outputs of a network and components, returns a map."""
+    flows = []
+    for prefix in _transforms(arrays, "_transform."):
+        if f"{prefix}_permutation" in arrays:
+            flows.append(_permutation(arrays, prefix, dtype))
+        elif f"{prefix}lower_entries" in arrays:
+            flows.append(_lu_linear(arrays, prefix, dtype))
+        elif f"{prefix}autoregressive_net.initial_layer.weight" in arrays:
+            flows.append(_autoregressive(arrays, prefix, elementwise, activation, dtype))
+        else:
+            names = [name.removeprefix(prefix) for name in arrays.names(prefix)]
+            raise arrays.error(f"a transform {prefix!r} of {', '.join(names[:8]) or 'no arrays'}")
+    # nflows lists them from the data to the base.
+    return chain(arrays, flows[::-1], dtype)
+
+
+def _transforms(arrays, prefix):
+    """Return the prefixes of all transforms that are no CompositeTransform, in turn."""
+    prefixes, i = [], 0
+    while arrays.names(f"{prefix}_transforms.{i}."):
+        prefixes += _transforms(arrays, f"{prefix}_transforms.{i}.")
+        i += 1
+    return prefixes or [prefix]
+
+
+def _permutation(arrays, prefix, dtype):
+    indices = arrays.take(f"{prefix}_permutation", 1, "iu")
+    flow = Permute(np.argsort(indices).tolist(), dtype=dtype)
+    flow.build((None, len(indices)))
+    return flow
+
+
+def _lu_linear(arrays, prefix, dtype):
+    names = ("bias", "unconstrained_upper_diag", "lower_entries", "upper_entries")
+    bias, raw, lower, upper = (arrays.take(prefix + name, 1) for name in names)
+    size = len(bias)
+    if [len(raw), len(lower), len(upper)] != [size, *[size * (size - 1) // 2] * 2]:
+        raise arrays.error(f"an LULinear {prefix!r} whose arrays do not go together")
+    diagonal = np.logaddexp(0.0, raw.astype("float64")) + _EPSILON
+    kernel = np.diag(np.log(diagonal))
+    kernel[np.tril_indices(size, -1)] = lower
+    rows, columns = np.triu_indices(size, 1)
+    # nflows has U, ours the diagonal times a matrix with ones there.
+    kernel[rows, columns] = upper / diagonal[rows]
+    linear = LULinear(dtype=dtype)
+    flow = Invert(linear, dtype=dtype)
+    flow.build((None, size))
+    linear.kernel.assign(kernel)
+    linear.shift.assign(bias)
+    return flow
+
+
+def _autoregressive(arrays, prefix, elementwise, activation, dtype):
+    net = f"{prefix}autoregressive_net."
+    names, i = [f"{net}initial_layer"], 0
+    while f"{net}blocks.{i}.linear.weight" in arrays:
+        names.append(f"{net}blocks.{i}.linear")
+        i += 1
+    degrees = [arrays.take(f"{name}.degrees", 1, "iu") for name in names]
+    names.append(f"{net}final_layer")
+    arrays.take(f"{names[-1]}.degrees", 1, "iu")
+    layers = [arrays.take_layer(name, masked=True) for name in names]
+    size = layers[0].kernel.shape[0]
+    make = functools.partial(Autoregressive, elementwise(len(layers[-1].bias), size))
+    return autoregressive(arrays, make, layers, np.arange(size), degrees, activation, dtype)
