@@ -103,6 +103,7 @@ def inverse_masked(name, flow, *, weights=4, **columns):
 
 
 SMALL = {"hidden_units": (8,), "activation": "tanh"}
+RESIDUAL = {"hidden_units": (8, 8, 8), "activation": "tanh", "residual": True}
 
 
 def network(units, dtype):
@@ -286,6 +287,23 @@ CASES = [
         kept=(0, 1),
     ),
     couple(
+        "affine-residual",
+        "AffineCoupling",
+        flow=of(AffineCoupling, **RESIDUAL),
+        event_size=3,
+        network_weights=8,
+        kept=(0, 1),
+    ),
+    couple(
+        "affine-residual-conditional",
+        "AffineCoupling",
+        flow=of(AffineCoupling, dropout=0.5, **RESIDUAL),
+        event_size=3,
+        condition_size=2,
+        network_weights=10,
+        kept=(0, 1),
+    ),
+    couple(
         "affine-network-conditional",
         "AffineCoupling",
         flow=with_network(AffineCoupling, 2),
@@ -359,6 +377,14 @@ CASES = [
     masked("maf-unbounded", of(MAF, log_scale_bound=None, **SMALL), event_size=2),
     masked("maf-shift-last", of(MAF, shift_first=False, **SMALL), event_size=3),
     masked("maf-conditional", of(MAF, **SMALL), event_size=3, condition_size=2, weights=5),
+    masked("maf-residual", of(MAF, order="random", seed=5, **RESIDUAL), event_size=4, weights=8),
+    masked(
+        "maf-residual-conditional",
+        of(MAF, **RESIDUAL),
+        event_size=3,
+        condition_size=2,
+        weights=11,
+    ),
     masked(
         "maf-single-conditional",
         of(MAF, **SMALL),

@@ -294,3 +294,8 @@ def test_degree_of_the_last_component_is_refused():
     made = MADE((3,), degrees=((1, 5, 2),))
     with pytest.raises(ValueError, match=r"less than event_size=5\. Received: a degree of 5"):
         made.build((None, 5))
+
+
+def test_different_degrees_of_residual_layers_are_refused():
+    with pytest.raises(ValueError, match="`degrees` must be the same for all"):
+        MADE((2, 2, 2), residual=True, degrees=((0, 1), (0, 1), (1, 1)))

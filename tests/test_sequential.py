@@ -26,6 +26,9 @@ NETWORKS = {
     "given-order": (6, (8, 8), (3, 1, 2, 0, 5, 4)),
     "every-third": (6, (8, 8), (0, 3, 1, 4, 2, 5)),
     "many-steps": (33, (40, 35), "reversed"),
+    "residual": (7, (10, 10, 10), "random"),
+    "residual-narrower-than-the-event": (16, (5, 5, 5, 5, 5), "random"),
+    "residual-many-steps": (33, (40, 40, 40, 40, 40), "reversed"),
 }
 
 
@@ -57,6 +60,7 @@ def make(network, elementwise, condition_size, dtype, activation="tanh"):
     if condition_size:
         condition = tf.constant(rng.normal(size=(BATCH, condition_size)), dtype)
     options = {"hidden_units": hidden_units, "activation": activation, "order": order, "seed": 2}
+    options["residual"] = network.startswith("residual")
     flow = Autoregressive(elementwise, dtype=dtype, **options)
     return perturbed(flow, x, condition), x, condition
 
@@ -73,7 +77,12 @@ def in_graph(function):
 # A single unit cannot serve the condition and the event; that is refused when built.
 everything = pytest.mark.parametrize(
     ("network", "condition_size"),
-    [(n, size) for n in NETWORKS for size in (0, 3) if not (n == "one-unit" and size)],
+    [
+        pytest.param(n, size, marks=[pytest.mark.slow] if n.startswith("residual-") else [])
+        for n in NETWORKS
+        for size in (0, 3)
+        if not (n == "one-unit" and size)
+    ],
 )
 maps = pytest.mark.parametrize("elementwise", [Affine(), Shift()], ids=["affine", "shift"])
 # In float32 the same code, with less to see.
@@ -134,10 +143,11 @@ def test_gradients(network, elementwise, condition_size, dtype):
 
 @maps
 @pytest.mark.parametrize("condition_size", [0, 3])
+@pytest.mark.parametrize("network", ["many-steps", "residual"])
 @pytest.mark.usefixtures("blocks")
-def test_gradients_of_a_graph_traced_without_a_tape(elementwise, condition_size):
+def test_gradients_of_a_graph_traced_without_a_tape(network, elementwise, condition_size):
     """Such a graph keeps nothing for its gradient."""
-    flow, x, condition = make("many-steps", elementwise, condition_size, "float64")
+    flow, x, condition = make(network, elementwise, condition_size, "float64")
     forward = in_graph(flow.forward_and_log_det)
     forward(x, condition)
     assert_same_gradients(flow, x, condition, "float64", forward)
@@ -161,10 +171,13 @@ def test_a_batch_that_is_filled(elementwise, condition_size, monkeypatch):
 
 @pytest.mark.parametrize("condition_size", [0, 3])
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "network", ["many-steps", pytest.param("residual-many-steps", marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures("blocks")
-def test_mixed_precision(kind, condition_size):
+def test_mixed_precision(network, kind, condition_size):
     """The climb computes in half precision what the network computes there, and no more."""
-    exact, x, condition = make("many-steps", Affine(), condition_size, "float32")
+    exact, x, condition = make(network, Affine(), condition_size, "float32")
     config = {**exact.get_config(), "dtype": f"mixed_{kind}", "name": "mixed"}
     config = {key: value for key, value in config.items() if key != "elementwise"}
     flow = Autoregressive(Affine(), **config)
@@ -200,9 +213,10 @@ def test_activations(activation):
 
 
 @COMPILED
+@pytest.mark.parametrize("network", ["groups-that-differ-by-one", "residual"])
 @pytest.mark.usefixtures("blocks")
-def test_compiled_gradient(jit_compile):
-    flow, x, _ = make("groups-that-differ-by-one", Affine(), 0, "float32")
+def test_compiled_gradient(network, jit_compile):
+    flow, x, _ = make(network, Affine(), 0, "float32")
 
     def gradient():
         with tf.GradientTape() as tape:

@@ -50,6 +50,11 @@ PAIRS = {
         lambda: model_of(maf()),
         "log_scale_bound=3.0, here log_scale_bound=2.0",
     ),
+    "residual": (
+        lambda: model_of(keras_nf.maf(4, layers=2, hidden_units=(8,) * 3, residual=True)),
+        lambda: model_of(keras_nf.maf(4, layers=2, hidden_units=(8,) * 3)),
+        "residual=True, here residual=False",
+    ),
     "logit": (lambda: model_of(logit()), lambda: model_of(logit(high=2.0)), "high=.*, here high=2"),
     "planar": (
         lambda: model_of(keras_nf.planar_flow(4)),

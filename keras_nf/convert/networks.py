@@ -20,7 +20,7 @@ def by_parameter(layer, parameters):
     return Layer(layer.kernel[:, units], layer.bias[units], mask)
 
 
-def autoregressive(arrays, make, layers, order, degrees, activation, dtype):
+def autoregressive(arrays, make, layers, order, degrees, activation, dtype, residual=False):
     """Return a flow with a MADE of given layers.
 
     Args:
@@ -32,6 +32,7 @@ def autoregressive(arrays, make, layers, order, degrees, activation, dtype):
       degrees: how many components each unit sees, an array for each hidden layer.
       activation: activation of the hidden layers.
       dtype: dtype or policy of the flow.
+      residual: whether the hidden layers after the first are residual blocks.
     """
     _check_shapes(arrays, layers)
     size = len(order)
@@ -56,6 +57,7 @@ def autoregressive(arrays, make, layers, order, degrees, activation, dtype):
         [len(units) for units in degrees],
         parameters,
         activation=activation,
+        residual=residual,
         order=order.tolist(),
         degrees=[np.sort(units) for units in degrees],
         dtype=dtype,
@@ -64,34 +66,44 @@ def autoregressive(arrays, make, layers, order, degrees, activation, dtype):
     return _loaded(make(conditioner=made, dtype=dtype), size, condition_size, weights)
 
 
-def coupling(arrays, make, layers, kept, activation, dtype):
+def coupling(arrays, make, layers, kept, activation, dtype, residual=False, gates=()):
     """Return a coupling with an MLP of given layers.
 
     Args:
       arrays: where they are from, for its errors.
       make: constructor of the coupling; takes `mask`, `conditioner` and `dtype`.
-      layers: the layers; outputs of the last are all components of a parameter in a row.
+      layers: the layers; inputs of the first beyond the components that are kept are the condition,
+        outputs of the last are all components of a parameter in a row.
       kept: array of booleans, true for the components that stay as they are.
       activation: activation of the hidden layers.
       dtype: dtype or policy of the flow.
+      residual: whether the hidden layers after the first are residual blocks.
+      gates: layers that give the gate of each block from the condition, if there is one.
     """
     _check_shapes(arrays, layers)
-    if layers[0].kernel.shape[0] != kept.sum():
+    condition_size = layers[0].kernel.shape[0] - int(kept.sum())
+    blocks = len(layers) // 2 - 1 if condition_size else 0
+    shapes = [(condition_size, len(layers[0].bias))] * blocks
+    if condition_size < 0 or [gate.kernel.shape for gate in gates] != shapes:
         raise arrays.error(
             f"a network of {layers[0].kernel.shape[0]} inputs in a coupling that keeps "
-            f"{kept.sum()} components"
+            f"{kept.sum()} components, with {len(gates)} gates for a condition"
         )
     weights = {f"kernel_{i}": layer.kernel for i, layer in enumerate(layers)}
     weights |= {f"bias_{i}": layer.bias for i, layer in enumerate(layers)}
+    weights |= {f"gate_kernel_{2 * i + 2}": gate.kernel for i, gate in enumerate(gates)}
+    weights |= {f"gate_bias_{2 * i + 2}": gate.bias for i, gate in enumerate(gates)}
     mlp = MLP(
         [len(layer.bias) for layer in layers[:-1]],
         len(layers[-1].bias),
         activation=activation,
+        residual=residual,
+        condition_size=condition_size,
         dtype=dtype,
         name="conditioner",
     )
     flow = make(mask=kept.tolist(), conditioner=mlp, dtype=dtype)
-    return _loaded(flow, len(kept), 0, weights)
+    return _loaded(flow, len(kept), condition_size, weights)
 
 
 def chain(arrays, flows, dtype):

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_nf.convert.arrays import Arrays, count_bins
+from keras_nf.convert.arrays import Arrays, Layer, count_bins
 from keras_nf.convert.maps import NflowsAffine, NflowsSpline
-from keras_nf.convert.networks import autoregressive, chain
+from keras_nf.convert.networks import autoregressive, by_parameter, chain, coupling
 from keras_nf.flows.autoregressive import Autoregressive
 from keras_nf.flows.chain import Chain
+from keras_nf.flows.coupling import Coupling
 from keras_nf.flows.invert import Invert
 from keras_nf.flows.lu_linear import LULinear
 from keras_nf.flows.permute import Permute
@@ -18,8 +19,8 @@ from keras_nf.flows.permute import Permute
 __all__ = ["nflows_maf", "nflows_rq_nsf"]
 
 _SUPPORTED = (
-    "state dict of an nflows Flow (nflows 0.14) over StandardNormal, without a context, of "
-    "permutations, LULinear and {}, alone or in CompositeTransforms; without batch norm"
+    "state dict of an nflows Flow (nflows 0.14) over StandardNormal, of permutations, LULinear and "
+    "{}, alone or in CompositeTransforms; without batch norm and, but for couplings, a context"
 )
 
 # What nflows adds to the diagonal of an LULinear.
@@ -36,8 +37,7 @@ def nflows_maf(
 
     Also that of a `Flow` of `MaskedAffineAutoregressiveTransform`, `Permutation`,
     `RandomPermutation`, `ReversePermutation` and `LULinear`, in a `CompositeTransform` or in
-    several, one in the other. Networks are without residual blocks
-    (`use_residual_blocks=False`).
+    several, one in the other.
 
     Args:
       state: its state dict, as NumPy arrays.
@@ -50,8 +50,7 @@ def nflows_maf(
     Raises:
       ValueError: if arrays are missing, left over, or of other shapes.
     """
-    name = "MaskedAffineAutoregressiveTransform without residual blocks"
-    arrays = Arrays(state, _SUPPORTED.format(name))
+    arrays = Arrays(state, _SUPPORTED.format("MaskedAffineAutoregressiveTransform"))
 
     def elementwise(outputs, size):
         if outputs != 2 * size:
@@ -73,10 +72,10 @@ def nflows_rq_nsf(
 ) -> Chain:
     """Return the flow of rational-quadratic splines of nflows.
 
-    That is a `Flow` of `MaskedPiecewiseRationalQuadraticAutoregressiveTransform` with
-    `tails="linear"`, `Permutation`, `RandomPermutation`, `ReversePermutation` and `LULinear`, in a
-    `CompositeTransform` or in several, one in the other. Networks are without residual blocks
-    (`use_residual_blocks=False`).
+    That is a `Flow` of `MaskedPiecewiseRationalQuadraticAutoregressiveTransform`, or of
+    `PiecewiseRationalQuadraticCouplingTransform` with a `ResidualNet`, with `tails="linear"`, and
+    of `Permutation`, `RandomPermutation`, `ReversePermutation` and `LULinear`, in a
+    `CompositeTransform` or in several, one in the other.
 
     Args:
       state: its state dict, as NumPy arrays.
@@ -88,14 +87,16 @@ def nflows_rq_nsf(
       dtype: dtype or policy of every layer.
 
     Returns:
-      A `Chain` of `Permute`, `Invert(LULinear)` and `Autoregressive`.
+      A `Chain` of `Permute`, `Invert(LULinear)` and `Autoregressive` or `Coupling`; conditional
+      where the networks of couplings have a context.
 
     Raises:
       ValueError: if arrays are missing, left over, or of other shapes.
     """
     name = (
-        "MaskedPiecewiseRationalQuadraticAutoregressiveTransform with linear tails, without "
-        "residual blocks"
+        "MaskedPiecewiseRationalQuadraticAutoregressiveTransform, or "
+        "PiecewiseRationalQuadraticCouplingTransform with a ResidualNet and without an "
+        "unconditional transform, with linear tails"
     )
     arrays = Arrays(state, _SUPPORTED.format(name))
 
@@ -108,10 +109,10 @@ def nflows_rq_nsf(
             min_derivative=min_derivative,
         )
 
-    return _convert(arrays, elementwise, activation, dtype)
+    return _convert(arrays, elementwise, activation, dtype, couplings=True)
 
 
-def _convert(arrays, elementwise, activation, dtype):
+def _convert(arrays, elementwise, activation, dtype, couplings=False):
     """Return the chain; `elementwise` takes outputs of a network and components, returns a map."""
     flows = []
     for prefix in _transforms(arrays, "_transform."):
@@ -121,6 +122,8 @@ def _convert(arrays, elementwise, activation, dtype):
             flows.append(_lu_linear(arrays, prefix, dtype))
         elif f"{prefix}autoregressive_net.initial_layer.weight" in arrays:
             flows.append(_autoregressive(arrays, prefix, elementwise, activation, dtype))
+        elif couplings and f"{prefix}transform_net.initial_layer.weight" in arrays:
+            flows.append(_coupling(arrays, prefix, elementwise, activation, dtype))
         else:
             names = [name.removeprefix(prefix) for name in arrays.names(prefix)]
             raise arrays.error(f"a transform {prefix!r} of {', '.join(names[:8]) or 'no arrays'}")
@@ -165,15 +168,47 @@ def _lu_linear(arrays, prefix, dtype):
 
 
 def _autoregressive(arrays, prefix, elementwise, activation, dtype):
-    net = f"{prefix}autoregressive_net."
-    names, i = [f"{net}initial_layer"], 0
-    while f"{net}blocks.{i}.linear.weight" in arrays:
-        names.append(f"{net}blocks.{i}.linear")
-        i += 1
+    names, residual = _layers(arrays, f"{prefix}autoregressive_net.")
     degrees = [arrays.take(f"{name}.degrees", 1, "iu") for name in names]
-    names.append(f"{net}final_layer")
-    arrays.take(f"{names[-1]}.degrees", 1, "iu")
     layers = [arrays.take_layer(name, masked=True) for name in names]
     size = layers[0].kernel.shape[0]
+    degrees = degrees[:-1]
     make = functools.partial(Autoregressive, elementwise(len(layers[-1].bias), size))
-    return autoregressive(arrays, make, layers, np.arange(size), degrees, activation, dtype)
+    order = np.arange(size)
+    return autoregressive(arrays, make, layers, order, degrees, activation, dtype, residual)
+
+
+def _coupling(arrays, prefix, elementwise, activation, dtype):
+    kept, rest = (
+        arrays.take(f"{prefix}{name}_features", 1, "iu") for name in ("identity", "transform")
+    )
+    size, net = len(kept) + len(rest), f"{prefix}transform_net."
+    names, residual = _layers(arrays, net)
+    layers = [arrays.take_layer(name) for name in names]
+    gates, i = [], 0
+    while f"{net}blocks.{i}.context_layer.weight" in arrays:
+        gates.append(arrays.take_layer(f"{net}blocks.{i}.context_layer"))
+        i += 1
+    spline = elementwise(len(layers[-1].bias), len(rest))
+    last = by_parameter(layers[-1], spline.parameters)
+    # nflows divides the raw widths and heights by the root of the width of the network.
+    divisor = np.ones(spline.parameters)
+    divisor[: 2 * spline.bins] = np.sqrt(len(layers[0].bias))
+    divisor = np.repeat(divisor, len(rest))
+    layers[-1] = Layer(last.kernel / divisor, last.bias / divisor)
+    make = functools.partial(Coupling, spline)
+    kept = np.isin(np.arange(size), kept)
+    return coupling(arrays, make, layers, kept, activation, dtype, residual, gates)
+
+
+def _layers(arrays, prefix):
+    """Return the names of the dense layers of a network, and whether its blocks are residual."""
+    residual = f"{prefix}blocks.0.linear_layers.0.weight" in arrays
+    parts = ["linear_layers.0", "linear_layers.1"] if residual else ["linear"]
+    names = [f"{prefix}initial_layer"]
+    while f"{prefix}blocks.{(len(names) - 1) // len(parts)}.{parts[0]}.weight" in arrays:
+        block = (len(names) - 1) // len(parts)
+        names += [f"{prefix}blocks.{block}.{part}" for part in parts]
+    if len(names) == 1:
+        raise arrays.error(f"a network {prefix!r} without blocks, or with others")
+    return [*names, f"{prefix}final_layer"], residual

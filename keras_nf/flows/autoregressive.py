@@ -14,6 +14,7 @@ from keras_nf.flow.contract import Flow
 from keras_nf.layout import feature_major
 from keras_nf.networks.autoregressive import AutoregressiveNetwork, parameters_at
 from keras_nf.networks.made import MADE
+from keras_nf.networks.mlp import NETWORK_OPTIONS
 
 __all__ = [
     "Autoregressive",
@@ -35,6 +36,8 @@ class Autoregressive(Flow):
       elementwise: the map of each component; see `keras_nf.elementwise`.
       hidden_units: width of each hidden layer of the `MADE`.
       activation: activation of the `MADE`.
+      residual, dropout: whether it has residual blocks, and its rate of dropout; see
+        `keras_nf.MADE`.
       order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
@@ -72,6 +75,8 @@ class Autoregressive(Flow):
         *,
         hidden_units: Sequence[int] = (128, 128),
         activation: str | Callable[[Any], Any] = "relu",
+        residual: bool = False,
+        dropout: float = 0.0,
         order: str | Sequence[int] = "sequential",
         seed: int | None = None,
         conditioner: AutoregressiveNetwork | None = None,
@@ -85,6 +90,8 @@ class Autoregressive(Flow):
                 hidden_units,
                 elementwise.parameters,
                 activation=activation,
+                residual=residual,
+                dropout=dropout,
                 order=order,
                 seed=seed,
                 dtype=self.dtype_policy,
@@ -135,7 +142,7 @@ class Autoregressive(Flow):
         if not self._has_own_network:
             return {**config, "conditioner": serialize_layer(self.conditioner)}
         network = self.conditioner.get_config()
-        shared = ("hidden_units", "activation", "order", "seed")
+        shared = (*NETWORK_OPTIONS, "order", "seed")
         return {**config, **{name: network[name] for name in shared}}
 
 
@@ -155,9 +162,9 @@ class MaskedAutoregressive(Autoregressive):
         layers add up; a single layer may need a wider one.
       shift_first: whether to shift before scaling; otherwise x_i = z_i exp(s_i) + t_i, as in the
         paper.
-      **kwargs: `hidden_units`, `activation`, `order`, `seed`, `conditioner`, as for
-        `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as
-        for `keras_nf.Flow`.
+      **kwargs: `hidden_units`, `activation`, `residual`, `dropout`, `order`, `seed`,
+        `conditioner`, as for `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`,
+        `dtype`, `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Autoregressive`.
 
@@ -205,9 +212,9 @@ class InverseAutoregressive(MaskedAutoregressive):
         layers add up; a single layer may need a wider one.
       shift_first: whether `MaskedAutoregressive` would shift before scaling; otherwise
         x_i = (z_i - t_i) exp(-s_i).
-      **kwargs: `hidden_units`, `activation`, `order`, `seed`, `conditioner`, as for
-        `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as
-        for `keras_nf.Flow`.
+      **kwargs: `hidden_units`, `activation`, `residual`, `dropout`, `order`, `seed`,
+        `conditioner`, as for `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`,
+        `dtype`, `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Autoregressive`.
 
@@ -244,9 +251,9 @@ class SplineAutoregressive(Autoregressive):
       bins: number of bins of each spline.
       bound: splines act on the interval (-bound, bound), and leave the rest as it is.
       circular: whether the interval is a circle, for angles.
-      **kwargs: `hidden_units`, `activation`, `order`, `seed`, `conditioner`, as for
-        `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as
-        for `keras_nf.Flow`.
+      **kwargs: `hidden_units`, `activation`, `residual`, `dropout`, `order`, `seed`,
+        `conditioner`, as for `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`,
+        `dtype`, `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Autoregressive`.
 

@@ -15,7 +15,7 @@ from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
 from keras_nf.layout import by_parameter, feature_major, saturate
 from keras_nf.networks.masks import check_partition, partition
-from keras_nf.networks.mlp import MLP, check_hidden_units
+from keras_nf.networks.mlp import MLP, NETWORK_OPTIONS
 from keras_nf.permutation import invert_permutation, permute
 from keras_nf.seeds import draw_seed
 
@@ -41,6 +41,8 @@ class Coupling(Flow):
         zero, so that the flow starts as the identity.
       hidden_units: width of each hidden layer of the default network.
       activation: activation of the default network.
+      residual, dropout: whether it has residual blocks, and its rate of dropout; see
+        `keras_nf.MLP`.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
 
     Call arguments:
@@ -78,6 +80,8 @@ class Coupling(Flow):
         conditioner: keras.layers.Layer | None = None,
         hidden_units: Sequence[int] = (128, 128),
         activation: str | Callable[[Any], Any] = "relu",
+        residual: bool = False,
+        dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -85,12 +89,15 @@ class Coupling(Flow):
         self.mask = check_partition(mask)
         self.swap = bool(swap)
         self.seed = draw_seed() if seed is None and self.mask == "random" else seed
-        self.hidden_units = check_hidden_units(hidden_units)
-        self.activation = activation
         self._has_own_network = conditioner is None
         if conditioner is None:
             conditioner = MLP(
-                hidden_units, activation=activation, dtype=self.dtype_policy, name="conditioner"
+                hidden_units,
+                activation=activation,
+                residual=residual,
+                dropout=dropout,
+                dtype=self.dtype_policy,
+                name="conditioner",
             )
         elif not isinstance(conditioner, keras.layers.Layer):
             raise ValueError(
@@ -116,6 +123,7 @@ class Coupling(Flow):
         units = self.elementwise.parameters * (self.event_size - self._kept_size)
         if self._has_own_network:
             self.conditioner.units = units
+            self.conditioner.condition_size = self.condition_size or 0
         network_shape = (None, self._kept_size + (self.condition_size or 0))
         if not self.conditioner.built:
             self.conditioner.build(network_shape)
@@ -154,17 +162,17 @@ class Coupling(Flow):
         return self._apply(self.elementwise.inverse, y, condition)
 
     def get_config(self):
-        conditioner = None if self._has_own_network else serialize_layer(self.conditioner)
-        return {
+        config = {
             **super().get_config(),
             **map_config(self.elementwise, self._fixes_map),
             "mask": self.mask,
             "swap": self.swap,
             "seed": self.seed,
-            "conditioner": conditioner,
-            "hidden_units": self.hidden_units,
-            "activation": keras.activations.serialize(keras.activations.get(self.activation)),
         }
+        if not self._has_own_network:
+            return {**config, "conditioner": serialize_layer(self.conditioner)}
+        network = self.conditioner.get_config()
+        return {**config, **{name: network[name] for name in NETWORK_OPTIONS}}
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -175,9 +183,9 @@ class AdditiveCoupling(Coupling):
     one evaluation of the network m. Volume is preserved; combine with `Scaling`.
 
     Args:
-      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
-        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
-        `keras_nf.Flow`.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, `residual`,
+        `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
+        `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Coupling`.
 
@@ -211,9 +219,9 @@ class AffineCoupling(Coupling):
       log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
         layers add up; a single layer may need a wider one.
       shift_first: whether to shift before scaling; otherwise x_rest = z_rest exp(s) + t.
-      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
-        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
-        `keras_nf.Flow`.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, `residual`,
+        `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
+        `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Coupling`.
 
@@ -258,9 +266,9 @@ class SplineCoupling(Coupling):
       bins: number of bins of each spline.
       bound: splines act on the interval (-bound, bound), and leave the rest as it is.
       circular: whether the interval is a circle, for angles.
-      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, as for
-        `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`, `trainable`, as for
-        `keras_nf.Flow`.
+      **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, `residual`,
+        `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
+        `trainable`, as for `keras_nf.Flow`.
 
     Call arguments, shapes and errors are those of `Coupling`.
 

@@ -22,6 +22,7 @@ _OTHER_ARGUMENTS = {
     *("name", "dtype", "trainable", "format_version", "validate_args", "event_size", "seed"),
     *("mask", "swap", "order", "permutation", "hidden_units", "units", "parameters"),
     *("layers", "folds", "flow", "flows", "conditioner", "build_input_shape", "batch_shape"),
+    *("dropout", "rate"),
 }
 _OTHER_ENDINGS = ("initializer", "regularizer", "constraint")
 

@@ -85,7 +85,7 @@ def hidden_degrees(size, hidden_units, conditional):
     return degrees
 
 
-def check_degrees(degrees, hidden_units):
+def check_degrees(degrees, hidden_units, residual):
     """Return given degrees of MADE's hidden units as they go into a config."""
     layers = [np.asarray(layer) for layer in degrees]
     if [layer.shape for layer in layers] != [(units,) for units in hidden_units] or not all(
@@ -95,7 +95,13 @@ def check_degrees(degrees, hidden_units):
             "`degrees` must hold a sequence for each hidden layer, of an integer for each unit: "
             f"how many components it sees. Received: {degrees!r} for hidden_units={hidden_units}."
         )
-    return tuple(tuple(layer.tolist()) for layer in layers)
+    degrees = tuple(tuple(layer.tolist()) for layer in layers)
+    if residual and len(set(degrees)) > 1:
+        raise ValueError(
+            "With `residual=True`, where layers are added, `degrees` must be the same for all. "
+            f"Received: {degrees!r}."
+        )
+    return degrees
 
 
 def given_degrees(degrees, size):

@@ -12,10 +12,13 @@ from keras import ops
 
 from keras_nf.layout import feature_major, saturate
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "NETWORK_OPTIONS"]
+
+# Arguments of a network that a flow takes for the one that it makes.
+NETWORK_OPTIONS = ("hidden_units", "activation", "residual", "dropout")
 
 
-def check_hidden_units(hidden_units):
+def check_hidden_units(hidden_units, residual=False):
     units = tuple(hidden_units) if isinstance(hidden_units, (tuple, list)) else hidden_units
     if not isinstance(units, tuple) or not all(
         isinstance(u, numbers.Integral) and not isinstance(u, bool) and u > 0 for u in units
@@ -24,7 +27,21 @@ def check_hidden_units(hidden_units):
             "`hidden_units` must be a tuple of positive integers, one per hidden layer. "
             f"Received: {hidden_units!r}."
         )
+    if residual and (len(units) < 3 or len(units) % 2 == 0 or len(set(units)) > 1):
+        raise ValueError(
+            "With `residual=True`, `hidden_units` must hold one width three, five, seven or more "
+            "times: for the first layer, and for the two layers of each block. For two blocks of "
+            "128 units, give (128,) * 5. "
+            f"Received: hidden_units={hidden_units!r}."
+        )
     return tuple(int(u) for u in units)
+
+
+def check_rate(dropout):
+    """Return the rate of dropout, a number in [0, 1)."""
+    if not isinstance(dropout, numbers.Real) or not 0.0 <= dropout < 1.0:
+        raise ValueError(f"`dropout` must be a rate, in [0, 1). Received: {dropout!r}.")
+    return float(dropout)
 
 
 def check_activation(activation):
@@ -68,11 +85,20 @@ class MLP(keras.layers.Layer):
     that the flow that it parameterizes starts as the identity. Kernels and biases of the hidden
     layers start uniform in ±1/sqrt(n), for units of n inputs.
 
+    With `residual`, the first layer gives s = W_1 x + b_1, to which each block of two layers adds
+    W' activation(W activation(s) + b) + b', and y = W s + b. With a condition c, which the first
+    layer sees, what a block adds is multiplied by a gate, sigmoid(V c + d).
+
     Args:
-      hidden_units: width of each hidden layer; `()` for a linear map.
+      hidden_units: width of each hidden layer; `()` for a linear map. With `residual`, one for the
+        first layer and two for each block, all equal: `(128,) * 5` for two blocks.
       units: size of the output. `None` leaves it to the flow that owns the network.
       activation: activation of the hidden layers, as in `keras.layers.Dense`; one that acts on
         each unit alone.
+      residual: whether the hidden layers after the first are residual blocks.
+      dropout: rate of dropout in training: after each activation of the hidden layers, or with
+        `residual` before the second layer of each block.
+      condition_size: how many of the inputs, the last ones, are the condition of the gates.
       **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape: `(..., size)`.
@@ -80,8 +106,8 @@ class MLP(keras.layers.Layer):
     Output shape: `(..., units)`.
 
     Raises:
-      ValueError: if a width is not a positive integer, the activation mixes units, or `units` is
-        unknown when built.
+      ValueError: if a width is not a positive integer, the widths of residual blocks differ, the
+        rate is not in [0, 1), the activation mixes units, or `units` is unknown when built.
 
     Example:
 
@@ -89,6 +115,10 @@ class MLP(keras.layers.Layer):
     >>> mlp = keras_nf.MLP((32, 32), units=4)
     >>> mlp(np.zeros((5, 3), "float32")).shape
     TensorShape([5, 4])
+
+    References:
+      Kaiming He, Xiangyu Zhang, Shaoqing Ren, Jian Sun. Identity Mappings in Deep Residual
+      Networks. 2016. arXiv:1603.05027
     """
 
     def __init__(
@@ -97,12 +127,21 @@ class MLP(keras.layers.Layer):
         units: int | None = None,
         *,
         activation: str | Callable[[Any], Any] = "relu",
+        residual: bool = False,
+        dropout: float = 0.0,
+        condition_size: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden_units = check_hidden_units(hidden_units)
+        self.hidden_units = check_hidden_units(hidden_units, residual)
         self.units = units
         self.activation = check_activation(activation)
+        self.residual = bool(residual)
+        self.dropout = check_rate(dropout)
+        self.condition_size = condition_size
+        self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
+        # The first layer of each block.
+        self._blocks = tuple(range(1, len(self.hidden_units), 2)) if residual else ()
 
     def build(self, inputs_shape):
         if self.units is None:
@@ -111,10 +150,11 @@ class MLP(keras.layers.Layer):
                 "the network to a flow, which sets it."
             )
         self._add_dense_weights((inputs_shape[-1], *self.hidden_units, self.units))
+        self._add_gates()
 
     def _add_dense_weights(self, sizes, links=None):
         """Add the weights of all layers; `links` counts the inputs of the units of each."""
-        self._kernels, self._biases = [], []
+        self._kernels, self._biases, self._condition_weights = [], [], []
         links = sizes[:-1] if links is None else links
         last = len(sizes) - 2
         for i, (shape, count) in enumerate(zip(itertools.pairwise(sizes), links)):
@@ -126,19 +166,85 @@ class MLP(keras.layers.Layer):
                 self.add_weight(shape=shape[1:], initializer=bias, name=f"bias_{i}")
             )
 
-    def call(self, inputs):
-        h, restore = feature_major(inputs)
-        for i, (kernel, bias) in enumerate(zip(self._kernels, self._biases)):
-            if i > 0:
-                h = self.activate(h)
-            h = tf.matmul(kernel, h, transpose_a=True) + ops.expand_dims(bias, 1)
-        return restore(h)
+    def _add_gates(self):
+        """Add the weights of the gates, a kernel and a bias for each block, where they are."""
+        for i in self._blocks if self.condition_size else ():
+            shape = (self.condition_size, self.hidden_units[i])
+            for name, part in (("gate_kernel", shape), ("gate_bias", shape[1:])):
+                initializer = fan_in_uniform(self.condition_size)
+                self._condition_weights.append(
+                    self.add_weight(shape=part, initializer=initializer, name=f"{name}_{i + 1}")
+                )
 
-    def activate(self, h):
-        """Return the activation of what a layer gives, within the range of half precision."""
-        if self.compute_dtype == "float16":
-            h = saturate(h, "float16")
-        return self.activation(h)
+    def weight_tensors(self):
+        """Kernels, biases and the weights of the condition, as `apply` takes them."""
+        weights = [*self._kernels, *self._biases, *self._condition_weights]
+        return [tf.convert_to_tensor(weight) for weight in weights]
+
+    def apply(self, inputs, condition, weights, training=False):
+        """Evaluate the network with given weights, in its compute dtype, on (size, batch)."""
+        return self.outputs(inputs, condition, weights, training)[-1]
+
+    def outputs(self, inputs, condition, weights, training=False):
+        """Return what each layer gives before its activation; the last result is the network's."""
+        outputs = [self.apply_layer(0, inputs, condition, weights)]
+        for i in range(1, len(self._kernels)):
+            h = self.feed(i - 1, outputs[-1], training)
+            output = self.apply_layer(i, h, condition, weights)
+            if self.ends_block(i):
+                output = self.add_block(output, self.gate(i, condition, weights), outputs[i - 2])
+            outputs.append(output)
+        return outputs
+
+    def apply_layer(self, i, inputs, condition, weights):
+        """Return the product of layer `i` with its inputs, and its bias."""
+        kernel, inputs = (ops.cast(a, self.compute_dtype) for a in (weights[i], inputs))
+        return self.product(i, kernel, inputs) + self.layer_bias(i, condition, weights)
+
+    def product(self, i, kernel, inputs):
+        """Return the product of the kernel of layer `i` with its inputs."""
+        return tf.matmul(kernel, inputs, transpose_a=True)
+
+    def layer_bias(self, i, condition, weights):
+        """Return what layer `i` adds to its product, of shape (size, 1) or (size, batch)."""
+        return ops.cast(weights[len(self._kernels) + i], self.compute_dtype)[:, None]
+
+    def ends_block(self, i):
+        """Return whether layer `i` is the second one of a block."""
+        return i - 1 in self._blocks
+
+    def gate(self, i, condition, weights):
+        """Return the gate, of shape (size, batch), of the block that layer `i` ends, or `None`."""
+        if condition is None or not self.ends_block(i):
+            return None
+        place = i - 2 - 2 * len(self._blocks)
+        kernel, bias, condition = (
+            ops.cast(a, self.compute_dtype) for a in (weights[place], weights[place + 1], condition)
+        )
+        return tf.sigmoid(tf.matmul(kernel, condition, transpose_a=True) + bias[:, None])
+
+    def add_block(self, output, gate, earlier):
+        """Add what a block gives, through its gate if it has one, to what the block took."""
+        return self.bounded(earlier) + (output if gate is None else output * gate)
+
+    def bounded(self, output):
+        """Return the output of a layer within the range of half precision."""
+        return saturate(output, "float16") if self.compute_dtype == "float16" else output
+
+    def feed(self, i, output, training=False):
+        """Return what the layer after hidden layer `i` takes, given the output of that."""
+        h = self.bounded(output)
+        if self.residual and i == len(self.hidden_units) - 1:
+            return h
+        h = self.activation(h)
+        if self._dropout is not None and (not self.residual or i in self._blocks):
+            h = self._dropout(h, training=training)
+        return h
+
+    def call(self, inputs, training=None):
+        inputs, restore = feature_major(inputs)
+        condition = inputs[-self.condition_size :] if self._condition_weights else None
+        return restore(self.apply(inputs, condition, self.weight_tensors(), training))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
@@ -149,4 +255,7 @@ class MLP(keras.layers.Layer):
             "hidden_units": self.hidden_units,
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
+            "residual": self.residual,
+            "dropout": self.dropout,
+            "condition_size": self.condition_size,
         }

@@ -39,17 +39,18 @@ class _Stage(NamedTuple):
     """What every step does in one layer.
 
     Attributes:
-      finish: function of the product, the result of the stage before, and the step's rows of
-        `data`; returns the step's rows of the result.
+      finish: function of the product, the step's rows of the stages before, by layer, and its rows
+        of `data`; returns the step's rows of the result.
       data: matrices with a row for each of the layer.
       kernel: of shape (rows of this stage, rows of the one before); `None` for no product.
-      give: function of the result; returns what the stage after multiplies.
+      give: function of the result and the step's rows of `data`; returns what the stage after
+        multiplies.
     """
 
     finish: Callable
     data: Sequence
     kernel: Any = None
-    give: Callable = tf.identity
+    give: Callable = lambda result, *_: result
 
 
 def _climb(stairs, stages, kept, x):
@@ -84,21 +85,21 @@ def _climb(stairs, stages, kept, x):
 
             def step(t, results, given, own=own):
                 start, count = (tf.unstack(a[b * stairs.size + t]) for a in (starts, counts))
-                result = None
+                rows = {}
                 for i, stage in stages.items():
                     place, width, product = window[i] + start[i], stairs.widths[i], None
                     if i in sources:
                         product = _product(take_rows(own[i], start[i], width), given[sources[i]])
                         product += take_rows(sums[i], place, width) if sums else 0
                     data = [take_rows(values, place, width) for values in stage.data]
-                    result = stage.finish(product, result, *data)
+                    rows[i] = stage.finish(product, rows, *data)
                     if i in results:
-                        results[i] = update_rows(results[i], place, result)
+                        results[i] = update_rows(results[i], place, rows[i])
                     if i in given:
-                        rows = stage.give(result)
+                        gift = stage.give(rows[i], *data)
                         if (stairs.counts[:, i] < width).any():
-                            rows = _first_rows(rows, count[i])
-                        given[i] = update_rows(given[i], start[i], rows)
+                            gift = _first_rows(gift, count[i])
+                        given[i] = update_rows(given[i], start[i], gift)
                 return results, given
 
             end = tf.minimum(end, stairs.steps - b * stairs.size)
@@ -153,13 +154,24 @@ def _solve(made, elementwise, keeps, x, weights, condition=None):
     """Return y and the outputs of the layers, of the last one alone if it keeps no others."""
     stairs, depth, stages = Stairs(made), len(made.steps) - 1, {}
     for i in range(depth):
-        kernel = stairs.arrange_kernel(weights[i], i)
-        bias = stairs.arrange(made.layer_bias(i, condition, weights), i + 1)
-        stages[i + 1] = _Stage(lambda product, _, b: product + b, [bias], kernel, made.activate)
+
+        def finish(product, rows, bias, *gate, i=i):
+            output = product + bias
+            if not made.ends_block(i):
+                return output
+            # Layers of a block have units of equal degrees, so equal rows at each step.
+            return made.add_block(output, *gate or [None], rows[i - 1])
+
+        def give(output, *_, i=i):
+            return made.feed(i, output)
+
+        data = [made.layer_bias(i, condition, weights), made.gate(i, condition, weights)]
+        data = [stairs.arrange(values, i + 1) for values in data if values is not None]
+        stages[i + 1] = _Stage(finish, data, stairs.arrange_kernel(weights[i], i), give)
     stages[0] = _Stage(
-        lambda _, theta, x: _map(elementwise, x, saturate(theta, x.dtype))[0],
+        lambda _, rows, x: _map(elementwise, x, saturate(rows[depth], x.dtype))[0],
         [stairs.arrange(x, 0)],
-        give=lambda y: saturate(y, stairs.dtype),
+        give=lambda y, _: saturate(y, stairs.dtype),
     )
     kept = range(1, depth + 1) if keeps else [depth]
     results = _climb(stairs, stages, kept, x)
@@ -175,7 +187,7 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
         tape.watch([x, theta, *outputs])
         value, log_derivative = _map(elementwise, x, theta)
         weighted = log_derivative * of_log_det
-        hidden = [made.activate(output) for output in outputs[:-1]]
+        hidden = [made.feed(i, output) for i, output in enumerate(outputs[:-1])]
     stretch, direct = tape.gradient(value, [x, theta], unconnected_gradients="zero")
     tilt, indirect = tape.gradient(weighted, [x, theta], unconnected_gradients="zero")
     kernels = [stairs.arrange_kernel(weights[i], i) for i in range(depth)]
@@ -183,11 +195,21 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
     derivatives = [stairs.arrange(rows, depth) for rows in (direct, indirect)]
     stages = {
         0: _Stage(lambda product, _, bar: bar + ops.cast(product, x.dtype), upstream, kernels[0]),
-        depth: _Stage(lambda _, bar, a, b: ops.cast(a * bar + b, stairs.dtype), derivatives),
+        depth: _Stage(lambda _, rows, a, b: ops.cast(a * rows[0] + b, stairs.dtype), derivatives),
     }
     for i in reversed(range(1, depth)):
-        slope = stairs.arrange(tape.gradient(hidden[i - 1], outputs[i - 1]), i)
-        stages[i] = _Stage(lambda product, _, slope: product * slope, [slope], kernels[i])
+
+        def finish(product, rows, slope, *gate, i=i):
+            bar = product * slope
+            return bar + rows[i + 2] if made.ends_block(i + 1) else bar
+
+        def give(bar, slope, *gate):
+            return bar * gate[0] if gate else bar
+
+        slope = tape.gradient(hidden[i - 1], outputs[i - 1])
+        data = [slope, made.gate(i - 1, condition, weights)]
+        data = [stairs.arrange(values, i) for values in data if values is not None]
+        stages[i] = _Stage(finish, data, kernels[i], give)
     bars = _climb(stairs, stages, stages, x)
     total, *adjoints = (bars[i] for i in range(depth + 1))
     own = made.layer_gradients([y, *hidden], adjoints, weights, condition)

@@ -16,6 +16,8 @@ def maf(
     layers: int = 5,
     hidden_units: Sequence[int] = (128, 128),
     activation: Activation = "relu",
+    residual: bool = False,
+    dropout: float = 0.0,
     order: str | Sequence[int] = "sequential",
     seed: int | None = None,
     log_scale_bound: float | None = 2.0,
@@ -31,6 +33,8 @@ def maf(
       layers: number of `MaskedAutoregressive` layers.
       hidden_units: width of each hidden layer of their networks.
       activation: activation of their networks.
+      residual: whether their networks have residual blocks; see `keras_nf.MADE`.
+      dropout: rate of dropout in their networks, in training.
       order: which component comes first, as for the layers: `"sequential"`, `"reversed"`, or a
         permutation, each reversed from layer to layer, as in the paper; or `"random"`, one for each
         layer.
@@ -54,6 +58,8 @@ def maf(
     options = {
         "hidden_units": hidden_units,
         "activation": activation,
+        "residual": residual,
+        "dropout": dropout,
         "log_scale_bound": log_scale_bound,
         "dtype": dtype,
     }
@@ -67,6 +73,8 @@ def iaf(
     layers: int = 5,
     hidden_units: Sequence[int] = (128, 128),
     activation: Activation = "relu",
+    residual: bool = False,
+    dropout: float = 0.0,
     order: str | Sequence[int] = "sequential",
     seed: int | None = None,
     log_scale_bound: float | None = 2.0,
@@ -82,6 +90,8 @@ def iaf(
       layers: number of `InverseAutoregressive` layers.
       hidden_units: width of each hidden layer of their networks.
       activation: activation of their networks.
+      residual: whether their networks have residual blocks; see `keras_nf.MADE`.
+      dropout: rate of dropout in their networks, in training.
       order: which component comes first, as for the layers: `"sequential"`, `"reversed"`, or a
         permutation, each reversed from layer to layer, as in the paper; or `"random"`, one for each
         layer.
@@ -105,6 +115,8 @@ def iaf(
     options = {
         "hidden_units": hidden_units,
         "activation": activation,
+        "residual": residual,
+        "dropout": dropout,
         "log_scale_bound": log_scale_bound,
         "dtype": dtype,
     }

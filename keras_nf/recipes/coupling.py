@@ -17,6 +17,8 @@ def nice(
     layers: int = 4,
     hidden_units: Sequence[int] = (128, 128),
     activation: Activation = "relu",
+    residual: bool = False,
+    dropout: float = 0.0,
     mask: str | Sequence[bool] = "half",
     seed: int | None = None,
     dtype: str | None = None,
@@ -32,6 +34,8 @@ def nice(
       layers: number of `AdditiveCoupling` layers.
       hidden_units: width of each hidden layer of their networks.
       activation: activation of their networks.
+      residual: whether their networks have residual blocks; see `keras_nf.MLP`.
+      dropout: rate of dropout in their networks, in training.
       mask: partition of the event; with `"random"` each layer has its own.
       seed: seed of random masks; drawn when `None`.
       dtype: dtype or policy of every layer.
@@ -49,7 +53,13 @@ def nice(
     >>> [type(flow).__name__ for flow in keras_nf.nice(event_size=4, layers=2).flows]
     ['AdditiveCoupling', 'AdditiveCoupling', 'Scaling']
     """
-    options = {"hidden_units": hidden_units, "activation": activation, "dtype": dtype}
+    options = {
+        "hidden_units": hidden_units,
+        "activation": activation,
+        "residual": residual,
+        "dropout": dropout,
+        "dtype": dtype,
+    }
     flows = couplings(AdditiveCoupling, event_size, layers, mask, seed, options)
     return Chain([*flows, Scaling(dtype=dtype)], event_size=event_size, dtype=dtype, **kwargs)
 
@@ -60,6 +70,8 @@ def real_nvp(
     layers: int = 8,
     hidden_units: Sequence[int] = (128, 128),
     activation: Activation = "relu",
+    residual: bool = False,
+    dropout: float = 0.0,
     mask: str | Sequence[bool] = "half",
     seed: int | None = None,
     log_scale_bound: float | None = 2.0,
@@ -76,6 +88,8 @@ def real_nvp(
       layers: number of `AffineCoupling` layers.
       hidden_units: width of each hidden layer of their networks.
       activation: activation of their networks.
+      residual: whether their networks have residual blocks; see `keras_nf.MLP`.
+      dropout: rate of dropout in their networks, in training.
       mask: partition of the event; with `"random"` each layer has its own.
       seed: seed of random masks; drawn when `None`.
       log_scale_bound: largest |log-scale| of a layer, in nats.
@@ -97,6 +111,8 @@ def real_nvp(
     options = {
         "hidden_units": hidden_units,
         "activation": activation,
+        "residual": residual,
+        "dropout": dropout,
         "log_scale_bound": log_scale_bound,
         "dtype": dtype,
     }

@@ -18,6 +18,8 @@ def nsf(
     layers: int = 5,
     hidden_units: Sequence[int] = (128, 128),
     activation: Activation = "relu",
+    residual: bool = False,
+    dropout: float = 0.0,
     bins: int = 8,
     bound: float = 5.0,
     coupling: bool = False,
@@ -35,6 +37,8 @@ def nsf(
       layers: number of `SplineAutoregressive` or `SplineCoupling` layers.
       hidden_units: width of each hidden layer of their networks.
       activation: activation of their networks.
+      residual: whether their networks have residual blocks; see `keras_nf.MLP`.
+      dropout: rate of dropout in their networks, in training.
       bins: number of bins of each spline.
       bound: splines act on (-bound, bound).
       coupling: whether the layers are couplings.
@@ -56,6 +60,8 @@ def nsf(
     options: dict[str, Any] = {
         "hidden_units": hidden_units,
         "activation": activation,
+        "residual": residual,
+        "dropout": dropout,
         "bins": bins,
         "bound": bound,
         "dtype": dtype,

@@ -94,11 +94,14 @@ def torch_flows():
 
         return nsf(size, layer)
 
-    def spline_couplings(size):
+    def spline_couplings(size, condition_size=None):
+        def network(inputs, outputs):
+            return ResidualNet(inputs, outputs, 8, context_features=condition_size)
+
         def layer(i):
             return transforms.PiecewiseRationalQuadraticCouplingTransform(
                 mask=[(i + j) % 2 for j in range(size)],
-                transform_net_create_fn=lambda inputs, outputs: ResidualNet(inputs, outputs, 8),
+                transform_net_create_fn=network,
                 num_bins=5,
                 tails="linear",
                 tail_bound=3.0,
@@ -139,19 +142,19 @@ def torch_flows():
         ),
         "nflows_maf": lambda: (
             nflows_maf(
-                4, use_residual_blocks=False, use_random_permutations=True, activation=torch.tanh
+                4,
+                use_residual_blocks=False,
+                use_random_masks=True,
+                use_random_permutations=True,
+                activation=torch.tanh,
             ),
             4,
-            0,
-        ),
-        "nflows_maf_random_masks": lambda: (
-            nflows_maf(5, use_residual_blocks=False, use_random_masks=True),
-            5,
             0,
         ),
         "nflows_maf_residual": lambda: (nflows_maf(4), 4, 0),
         "nflows_rq_nsf": lambda: (autoregressive_splines(3), 3, 0),
         "nflows_rq_nsf_coupling": lambda: (spline_couplings(4), 4, 0),
+        "nflows_rq_nsf_coupling_context": lambda: (spline_couplings(3, 2), 3, 2),
     }
     for name, make in makers.items():
         flow, size, condition_size = make()
