@@ -49,6 +49,8 @@ TOLERANCE = {
     "float32": {"rtol": 1e-6, "atol": 1e-5},
     "float64": {"rtol": 0.0, "atol": 1e-12},
 }
+# The way back starts where rounding has moved the point to, and log-slopes of splines change fast.
+ROUND_TRIP = {"float32": {"rtol": 0.0, "atol": 5e-5}, "float64": {"rtol": 0.0, "atol": 1e-11}}
 names = pytest.mark.parametrize("name", CASES)
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
 
@@ -85,13 +87,13 @@ def test_both_directions_undo_each_other(name, dtype):
     chain, (x, condition) = converted(name, dtype), data(name, dtype)
     z, log_det = chain.inverse_and_log_det(x, **condition)
     back, opposite = chain.forward_and_log_det(z, **condition)
-    np.testing.assert_allclose(back, x, **TOLERANCE[dtype])
-    np.testing.assert_allclose(opposite, -log_det, **TOLERANCE[dtype])
+    np.testing.assert_allclose(back, x, **ROUND_TRIP[dtype])
+    np.testing.assert_allclose(opposite, -log_det, **ROUND_TRIP[dtype])
     z = x / 1.5
     y, log_det = chain.forward_and_log_det(z, **condition)
     back, opposite = chain.inverse_and_log_det(y, **condition)
-    np.testing.assert_allclose(back, z, **TOLERANCE[dtype])
-    np.testing.assert_allclose(opposite, -log_det, **TOLERANCE[dtype])
+    np.testing.assert_allclose(back, z, **ROUND_TRIP[dtype])
+    np.testing.assert_allclose(opposite, -log_det, **ROUND_TRIP[dtype])
 
 
 MADES = [name for name in CASES if "real_nvp" not in name]
