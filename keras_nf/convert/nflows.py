@@ -49,6 +49,14 @@ def nflows_maf(
 
     Raises:
       ValueError: if arrays are missing, left over, or of other shapes.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> state = {"_transform._transforms.0._permutation": np.array([2, 0, 1])}
+    >>> chain = keras_nf.convert.nflows_maf(state)
+    >>> np.asarray(chain.inverse(np.array([[1.0, 2.0, 3.0]], "float32"))).tolist()
+    [[3.0, 1.0, 2.0]]
     """
     arrays = Arrays(state, _SUPPORTED.format("MaskedAffineAutoregressiveTransform"))
 
@@ -92,6 +100,16 @@ def nflows_rq_nsf(
 
     Raises:
       ValueError: if arrays are missing, left over, or of other shapes.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> state = {"_transform.bias": np.zeros(2), "_transform.lower_entries": np.ones(1)}
+    >>> state["_transform.upper_entries"] = np.zeros(1)
+    >>> state["_transform.unconstrained_upper_diag"] = np.log(np.exp([0.999, 1.999]) - 1.0)
+    >>> chain = keras_nf.convert.nflows_rq_nsf(state, tail_bound=3.0)
+    >>> np.round(chain.inverse(np.array([[1.0, 2.0]], "float32")), 4).tolist()
+    [[1.0, 5.0]]
     """
     name = (
         "MaskedPiecewiseRationalQuadraticAutoregressiveTransform, or "

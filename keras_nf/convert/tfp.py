@@ -37,6 +37,14 @@ def tfp_maf(
 
     Raises:
       ValueError: if the arrays are others, or not those of such an order.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> weights = [np.array([[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]), np.zeros(4)]
+    >>> chain = keras_nf.convert.tfp_maf(weights)
+    >>> np.asarray(chain(np.array([[1.0, 2.0]], "float32"))).tolist()
+    [[1.0, 3.0]]
     """
     arrays = _list_of(
         weights,
@@ -83,6 +91,14 @@ def tfp_real_nvp(
 
     Raises:
       ValueError: if the arrays are others, or do not go with the arguments.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> weights = [np.array([[1.0, 0.0]]), np.zeros(2)]
+    >>> chain = keras_nf.convert.tfp_real_nvp(weights)
+    >>> np.asarray(chain(np.array([[1.0, 2.0]], "float32"))).tolist()
+    [[1.0, 3.0]]
     """
     arrays = _list_of(
         weights,

@@ -43,6 +43,18 @@ def zuko_maf(
 
     Raises:
       ValueError: if arrays are missing, left over, or of other shapes.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> state = {"base.loc": np.zeros(2), "base.scale": np.ones(2)}
+    >>> state["transform.transforms.0.order"] = np.array([1, 0])
+    >>> state["transform.transforms.0.hyper.0.weight"] = np.ones((4, 2))
+    >>> state["transform.transforms.0.hyper.0.bias"] = np.ones(4)
+    >>> state["transform.transforms.0.hyper.0.mask"] = np.array([[0, 1], [0, 1], [0, 0], [0, 0]])
+    >>> chain = keras_nf.convert.zuko_maf(state)
+    >>> chain.flows[0].conditioner.order
+    (1, 0)
     """
     arrays = Arrays(state, _SUPPORTED.format("MAF"))
 
@@ -76,6 +88,18 @@ def zuko_nsf(
 
     Raises:
       ValueError: if arrays are missing, left over, or of other shapes.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> state = {"base.loc": np.zeros(2), "base.scale": np.ones(2)}
+    >>> state["transform.transforms.0.order"] = np.array([0, 1])
+    >>> state["transform.transforms.0.hyper.0.weight"] = np.ones((10, 2))
+    >>> state["transform.transforms.0.hyper.0.bias"] = np.ones(10)
+    >>> state["transform.transforms.0.hyper.0.mask"] = np.array(5 * [[0, 0]] + 5 * [[1, 0]])
+    >>> chain = keras_nf.convert.zuko_nsf(state)
+    >>> chain.flows[0].elementwise.bins
+    2
     """
     arrays = Arrays(state, _SUPPORTED.format("NSF"))
 
