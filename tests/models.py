@@ -15,6 +15,7 @@ rng = np.random.default_rng(0)
 X = rng.uniform(0.05, 0.95, size=(6, EVENT)).astype("float32")
 C = rng.normal(size=(6, CONDITION)).astype("float32")
 SMALL = {"layers": 2, "hidden_units": (8,), "activation": "tanh"}
+RESIDUAL = {**SMALL, "hidden_units": (8, 8, 8), "residual": True}
 
 
 @keras.saving.register_keras_serializable("saving_tests")
@@ -47,6 +48,7 @@ MODELS = {
     "real-nvp": (lambda: keras_nf.real_nvp(EVENT, mask="random", **SMALL), {}),
     "maf": (lambda: keras_nf.maf(EVENT, order="random", **SMALL), {}),
     "iaf": (lambda: keras_nf.iaf(EVENT, order="random", **SMALL), {}),
+    "residual": (lambda: keras_nf.maf(EVENT, dropout=0.1, **RESIDUAL), {}),
     "nsf": (lambda: keras_nf.nsf(EVENT, bins=4, **SMALL), {}),
     "given-order": (lambda: keras_nf.MaskedAutoregressive(order=(2, 0, 3, 1)), {}),
     "given-mask": (lambda: keras_nf.AdditiveCoupling(mask=(True, False, False, True)), {}),
@@ -60,14 +62,15 @@ MODELS = {
     "mixed": (lambda: keras_nf.real_nvp(EVENT, dtype="mixed_bfloat16", **SMALL), {}),
     "conditional-planar": (lambda: keras_nf.Planar(folds=2, amortized=True), {}),
     "conditional-maf": (lambda: keras_nf.maf(EVENT, **SMALL), {}),
+    "conditional-residual": (lambda: keras_nf.maf(EVENT, **RESIDUAL), {}),
     "conditional-real-nvp": (lambda: keras_nf.real_nvp(EVENT, **SMALL), {}),
     "conditional-network": (coupling_with_network, {}),
 }
 
 
 VARIATIONS = {
-    *("nice", "real-nvp", "given-order", "given-mask", "inverted", "uniform-base"),
-    *("conditional-real-nvp", "conditional-network"),
+    *("nice", "real-nvp", "residual", "given-order", "given-mask", "inverted", "uniform-base"),
+    *("conditional-residual", "conditional-real-nvp", "conditional-network"),
 }
 names = pytest.mark.parametrize(
     "name",

@@ -28,6 +28,9 @@ FLOWS = {
     "IAF": lambda: keras_nf.iaf(EVENT, **SMALL),
     "NSF": lambda: keras_nf.nsf(EVENT, **SMALL),
     "conditional MAF": lambda: keras_nf.maf(EVENT, **SMALL),
+    "conditional residual MAF": lambda: keras_nf.maf(
+        EVENT, layers=3, hidden_units=(32, 32, 32), residual=True
+    ),
 }
 SIGNATURES = ("log_prob", "sample", "forward", "inverse")
 

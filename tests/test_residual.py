@@ -283,6 +283,7 @@ def test_weights_go_by_their_links():
         assert not weights["kernel_3"].any()
 
 
+@pytest.mark.slow
 def test_check_flow_passes_with_dropout():
     flow = keras_nf.MaskedAutoregressive(dropout=0.5, **RESIDUAL)
     report = keras_nf.check_flow(flow, DATA[:8], DATA[:8, :2])
