@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 if keras.backend.backend() != "tensorflow":
     raise ImportError(_NEEDS_TENSORFLOW.format(keras.backend.backend()))
 
-from keras_nf import bases, datasets, elementwise
+from keras_nf import bases, convert, datasets, elementwise
 from keras_nf.diagnostics import check_flow
 from keras_nf.flow import Flow
 from keras_nf.flows import (
@@ -79,6 +79,7 @@ __all__ = [
     "VariationalModel",
     "bases",
     "check_flow",
+    "convert",
     "datasets",
     "elementwise",
     "export_saved_model",

@@ -71,6 +71,7 @@ def test_flow_settles_every_collision(name):
 ROWS = [
     ["increasing.py"],
     ["arguments.py", "config.py", "datasets.py", "training.py", "elementwise/*.py"],
+    ["convert/arrays.py", "convert/maps.py"],
     ["inputs.py", "layout.py"],
     ["root.py", "seeds.py", "moments.py", "models/files.py", "models/metrics.py", "models/rows.py"],
     ["permutation.py"],
@@ -85,6 +86,8 @@ ROWS = [
     ["networks/sequential.py", "networks/conv.py"],
     ["networks/made.py"],
     ["flows/*.py"],
+    ["convert/networks.py"],
+    ["convert/nflows.py", "convert/tfp.py", "convert/zuko.py"],
     ["recipes/layers.py"],
     ["recipes/[!l]*.py"],
     ["models/batches.py"],

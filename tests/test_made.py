@@ -258,3 +258,44 @@ def test_config_and_weights_restore_the_network(order, condition_size):
 def test_config_keeps_the_drawn_seed():
     made = MADE(order="random")
     assert MADE.from_config(made.get_config()).seed == made.seed
+
+
+# Degrees of the user's own, unsorted, unequally spread, and with some left out.
+DEGREES = ((4, 0, 2, 2, 4), (1, 4, 0))
+
+
+@CONDITIONS
+@ORDERS
+def test_given_degrees_are_numbers_of_components_that_a_unit_sees(order, condition_size):
+    made = made_of(5, (5, 3), 2, order=order, condition_size=condition_size, degrees=DEGREES)
+    place = positions(made, 5)
+    levels = [place + 1, *map(np.array, DEGREES), np.tile(place, 2)]
+    for product, before, after in zip(made._products, levels, levels[1:]):
+        np.testing.assert_array_equal(product.mask, before[:, None] <= after[None, :])
+    x, c = draws(4, 5), draws(4, condition_size, seed=1) if condition_size else None
+    assert not jacobian(made, x, c)[:, ~allowed(made, 5)].any()
+
+
+def test_given_degrees_are_kept_in_the_config():
+    made = made_of(5, (5, 3), degrees=[list(DEGREES[0]), np.array(DEGREES[1])])
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    assert copy.degrees == made.degrees == DEGREES
+
+
+@pytest.mark.parametrize(
+    "degrees", [((1, 2),), ((1, 2, 3), (1,)), ((1, 2, -1),), ((1.0, 2.0, 3.0),)], ids=str
+)
+def test_degrees_of_other_units_are_refused(degrees):
+    with pytest.raises(ValueError, match=r"`degrees` must hold .*Received: .*\(3,\)"):
+        MADE((3,), degrees=degrees)
+
+
+def test_degree_of_the_last_component_is_refused():
+    made = MADE((3,), degrees=((1, 5, 2),))
+    with pytest.raises(ValueError, match=r"less than event_size=5\. Received: a degree of 5"):
+        made.build((None, 5))
+
+
+def test_different_degrees_of_residual_layers_are_refused():
+    with pytest.raises(ValueError, match="`degrees` must be the same for all"):
+        MADE((2, 2, 2), residual=True, degrees=((0, 1), (0, 1), (1, 1)))

@@ -98,14 +98,7 @@ class RationalQuadraticSpline:
 
         `side` is 0 for values that go into `forward`, 1 for those that come out of it.
         """
-        widths, slopes, at_knots = ops.split(parameters, [self.bins, 2 * self.bins], axis=0)
-        log_widths = softly_bounded(widths, LOG_BOUND)
-        log_slopes = softly_bounded(slopes, LOG_BOUND)
-        sizes = ops.exp(log_widths), ops.exp(log_widths + log_slopes)
-        sums = [ops.cumsum(size, axis=0) for size in sizes]
-        knots = [self._knots(part) for part in sums]
-        log_slopes = log_slopes + ops.log(sums[0][-1:] / sums[1][-1:])
-        log_slopes = self._at_knots(log_slopes, softly_bounded(at_knots, LOG_BOUND))
+        knots, log_slopes = self._curve(parameters)
         above = value >= knots[side][1:-1]
         first = ops.ones_like(above[:1])
         inside = ops.concatenate([first, above]) & ~ops.concatenate([above, ~first])
@@ -117,6 +110,17 @@ class RationalQuadraticSpline:
             pick(rows) for part in (*knots, log_slopes) for rows in (part[:-1], part[1:])
         )
         return left, right, low, high, ops.exp(d_0), ops.exp(d_1)
+
+    def _curve(self, parameters):
+        """Return all knots, before and after the map, and the log-slopes there."""
+        widths, slopes, at_knots = ops.split(parameters, [self.bins, 2 * self.bins], axis=0)
+        log_widths = softly_bounded(widths, LOG_BOUND)
+        log_slopes = softly_bounded(slopes, LOG_BOUND)
+        sizes = ops.exp(log_widths), ops.exp(log_widths + log_slopes)
+        sums = [ops.cumsum(size, axis=0) for size in sizes]
+        knots = [self._knots(part) for part in sums]
+        log_slopes = log_slopes + ops.log(sums[0][-1:] / sums[1][-1:])
+        return knots, self._at_knots(log_slopes, softly_bounded(at_knots, LOG_BOUND))
 
     def _knots(self, sums):
         """Return all knots from the sums of the sizes of the bins."""

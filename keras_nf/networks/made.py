@@ -12,7 +12,7 @@ from keras_nf.arguments import check_count
 from keras_nf.layout import feature_major, saturate
 from keras_nf.networks.autoregressive import AutoregressiveNetwork
 from keras_nf.networks.masked import MaskedProduct
-from keras_nf.networks.masks import hidden_degrees, made_levels
+from keras_nf.networks.masks import check_degrees, given_degrees, hidden_degrees, made_levels
 from keras_nf.networks.mlp import MLP, fan_in_uniform
 from keras_nf.networks.sequential import solve_sequentially
 from keras_nf.permutation import check_permutation, invert_permutation, resolve_permutation
@@ -48,6 +48,8 @@ class MADE(AutoregressiveNetwork, MLP):
       order: which component comes first: `"sequential"`, `"reversed"`, `"random"`, or a
         permutation of `range(event_size)`; component `order[0]` depends on no other.
       seed: seed of the random order; drawn, and kept in the config, when `None`.
+      degrees: how many components, the first ones in `order`, each hidden unit sees, a sequence of
+        integers for each layer. `None` spreads them evenly.
       **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Input shape: `(..., event_size)`; `condition`: `(..., condition_size)`.
@@ -57,7 +59,8 @@ class MADE(AutoregressiveNetwork, MLP):
     Raises:
       ValueError: if a width is not a positive integer, the widths of residual blocks differ, the
         rate is not in [0, 1), the activation mixes units, a conditional layer has no unit to spare
-        for the condition, or the order is no permutation.
+        for the condition, the order is no permutation, or the degrees have other sizes than the
+        layers, are not less than the event size, or differ between layers of residual blocks.
 
     Example:
 
@@ -81,6 +84,7 @@ class MADE(AutoregressiveNetwork, MLP):
         dropout: float = 0.0,
         order: str | Sequence[int] = "sequential",
         seed: int | None = None,
+        degrees: Sequence[Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -89,13 +93,19 @@ class MADE(AutoregressiveNetwork, MLP):
         self.parameters = check_count(parameters, "parameters")
         self.order = check_permutation(order, "order")
         self.seed = draw_seed() if seed is None and order == "random" else seed
+        self.degrees = None
+        if degrees is not None:
+            self.degrees = check_degrees(degrees, self.hidden_units, self.residual)
         self._phase = TrainingPhase() if dropout else None
 
     def build(self, inputs_shape, condition_shape=None):
         size = inputs_shape[-1]
         conditional = condition_shape is not None
         self.component_order = resolve_permutation(self.order, size, self.seed, "order")
-        self._degrees = tuple(hidden_degrees(size, self.hidden_units, conditional))
+        if self.degrees is None:
+            self._degrees = tuple(hidden_degrees(size, self.hidden_units, conditional))
+        else:
+            self._degrees = tuple(given_degrees(self.degrees, size))
         component = invert_permutation(self.component_order)
         # In which step of the sequential direction each unit is known, by layer.
         self.steps = (component, *self._degrees, np.tile(component, self.parameters))
@@ -194,4 +204,10 @@ class MADE(AutoregressiveNetwork, MLP):
     def get_config(self):
         config = super().get_config()
         del config["units"], config["condition_size"]
-        return {**config, "parameters": self.parameters, "order": self.order, "seed": self.seed}
+        return {
+            **config,
+            "parameters": self.parameters,
+            "order": self.order,
+            "seed": self.seed,
+            "degrees": self.degrees,
+        }

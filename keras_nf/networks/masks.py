@@ -1,5 +1,7 @@
 """NumPy masks: connections of MADE."""
 
+import itertools
+
 import numpy as np
 
 from keras_nf.permutation import invert_permutation
@@ -29,6 +31,36 @@ def hidden_degrees(size, hidden_units, conditional):
         else:
             degrees.append(lowest + np.arange(units) * groups // units)
     return degrees
+
+
+def check_degrees(degrees, hidden_units, residual):
+    """Return given degrees of MADE's hidden units as they go into a config."""
+    layers = [np.asarray(layer) for layer in degrees]
+    if [layer.shape for layer in layers] != [(units,) for units in hidden_units] or not all(
+        layer.dtype.kind in "iu" and (layer >= 0).all() for layer in layers
+    ):
+        raise ValueError(
+            "`degrees` must hold a sequence for each hidden layer, of an integer for each unit: "
+            f"how many components it sees. Received: {degrees!r} for hidden_units={hidden_units}."
+        )
+    degrees = tuple(tuple(layer.tolist()) for layer in layers)
+    if residual and len(set(degrees)) > 1:
+        raise ValueError(
+            "With `residual=True`, where layers are added, `degrees` must be the same for all. "
+            f"Received: {degrees!r}."
+        )
+    return degrees
+
+
+def given_degrees(degrees, size):
+    """Return checked degrees as arrays, for events of the given size."""
+    highest = max(itertools.chain.from_iterable(degrees), default=0)
+    if highest >= size:
+        raise ValueError(
+            "A hidden unit of MADE sees all components but the last one at most, so that degrees "
+            f"are less than event_size={size}. Received: a degree of {highest}."
+        )
+    return [np.array(layer) for layer in degrees]
 
 
 def made_levels(order, degrees, parameters):
