@@ -106,9 +106,9 @@ def _walk_and_recompute(step, back, flows, x, condition):
         """Return the gradients with respect to x, the conditions and the weights."""
         bar, of_log_det = bars
         totals = [tf.zeros_like(tensor) for tensor in (*conditions, *weights)]
-        done = [bar]
+        done = []
         for flow, places in zip(reversed(flows), reversed(own)):
-            y, *conditions = _after(done, y, *conditions)
+            y, *conditions = _after([bar, of_log_det], done, [y, *conditions])
             with scope(weights):
                 x, _ = back(flow, y, *conditions or [None])
                 sources = [*conditions, *(weights[i] for i in places)]
@@ -121,7 +121,7 @@ def _walk_and_recompute(step, back, flows, x, condition):
             places = [*range(len(conditions)), *(len(conditions) + i for i in places)]
             for i, gradient in zip(places, gradients):
                 totals[i] += gradient
-            y, done = x, [bar, *(totals[i] for i in places)]
+            y, done = x, [totals[i] for i in places]
         return bar, *totals
 
     @tf.custom_gradient
@@ -150,19 +150,21 @@ def _check_is_pure(flow, state, known):
     is_changed = any(known.get(key) is not value for key, value in state.state_mapping.items())
     if is_changed or state.losses:
         raise ValueError(
-            f"{title(flow)} draws random numbers, changes a state or adds a loss, as dropout, batch "
-            "normalization and activity regularizers do in training, so that a chain cannot "
-            "recompute it. Leave these layers out of its network, or take `recompute=True` from "
-            "the chain."
+            f"{title(flow)} draws random numbers, changes a state or adds a loss, as dropout, "
+            "batch normalization and activity regularizers do in training, so that a chain cannot "
+            "recompute it. Leave these layers out of its network, or `recompute=True` out of the "
+            "chain."
         )
 
 
-def _after(done, *tensors):
-    """Return tensors, in a graph not before others are computed: what is early takes memory."""
+def _after(bars, others, tensors):
+    """Return tensors, in a graph not before others are computed: what is early takes memory.
+
+    XLA drops the control dependencies; that it has to wait for the bars it cannot know to be vain.
+    """
     if tf.executing_eagerly():
         return tensors
-    # XLA drops control dependencies, and does not know that no number is like this one.
-    first = tf.reshape(done[0], [-1])[:1]
-    never = tf.reduce_any(tf.math.is_nan(first) & (first > 0.0))
-    with tf.control_dependencies(done):
+    firsts = tf.concat([tf.reshape(bar, [-1])[:1] for bar in bars], axis=0)
+    never = tf.reduce_any(tf.math.is_nan(firsts) & (firsts > 0.0))
+    with tf.control_dependencies(others):
         return [tf.where(never, tf.zeros([], tensor.dtype), tensor) for tensor in tensors]
