@@ -83,19 +83,21 @@ def _walk_and_recompute(step, back, flows, x, condition):
     trained = _unique(v for flow in flows for v in flow.trainable_variables)
     variables = _unique([*trained, *(v for flow in flows for v in flow.variables)])
     values = _Call(lambda _: [tf.convert_to_tensor(v) for v in variables])(x)
-    own = [[i for i, v in enumerate(trained) if _has(flow, v)] for flow in flows]
     weights, others = values[: len(trained)], values[len(trained) :]
+    places = {id(variable): i for i, variable in enumerate(variables)}
+    own = [[(v, places[id(v)]) for v in _unique(flow.variables)] for flow in flows]
     conditions = [] if condition is None else [condition]
     in_training = TrainingPhase()(x)
 
-    def scope(weights):
-        known = zip(variables, [*weights, *others])
+    def scope(own, weights):
+        known = [*weights, *others]
+        known = [(variable, known[place]) for variable, place in own]
         return keras.StatelessScope(known, collect_losses=True, initialize_variables=False)
 
     def run(x, conditions, weights):
         total = 0.0
-        for flow in flows:
-            with scope(weights) as state:
+        for flow, variables in zip(flows, own):
+            with scope(variables, weights) as state:
                 known = dict(state.state_mapping)
                 x, log_det = step(flow, x, *conditions or [None])
             _check_is_pure(flow, state, known)
@@ -107,9 +109,10 @@ def _walk_and_recompute(step, back, flows, x, condition):
         bar, of_log_det = bars
         totals = [tf.zeros_like(tensor) for tensor in (*conditions, *weights)]
         done = []
-        for flow, places in zip(reversed(flows), reversed(own)):
+        for flow, variables in zip(reversed(flows), reversed(own)):
+            places = [place for _, place in variables if place < len(weights)]
             y, *conditions = _after([bar, of_log_det], done, [y, *conditions])
-            with scope(weights):
+            with scope(variables, weights):
                 x, _ = back(flow, y, *conditions or [None])
                 sources = [*conditions, *(weights[i] for i in places)]
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -139,10 +142,6 @@ def _walk_and_recompute(step, back, flows, x, condition):
 
     refuse_forward_mode(_CHAIN, [x, *conditions, *weights])
     return walk_on(x, conditions, weights)
-
-
-def _has(flow, variable):
-    return any(variable is own for own in flow.trainable_variables)
 
 
 def _check_is_pure(flow, state, known):
