@@ -91,16 +91,21 @@ def refuse_forward_mode(what, tensors):
         )
 
 
-def differentiable_once(what, gradients):
-    """Return the gradients; an error is raised where those of them are asked for."""
+def differentiable_once(what, gradients, instead="the flow's other direction, which has all"):
+    """Return the gradients; an error is raised where those of them are asked for.
+
+    Args:
+      what: what they are the gradients of.
+      gradients: the gradients.
+      instead: what has second derivatives.
+    """
 
     @tf.custom_gradient
     def once(*gradients):
         def refuse(*upstream):
             raise NotImplementedError(
                 f"{what} has first derivatives, but no second ones and none in forward mode. Use a "
-                "tf.GradientTape for the first, and for the second the flow's other direction, "
-                "which has all."
+                f"tf.GradientTape for the first, and for the second {instead}."
             )
 
         return [tf.identity(gradient) for gradient in gradients], refuse

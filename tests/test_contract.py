@@ -78,7 +78,7 @@ ROWS = [
     ["partition.py", "models/pipeline.py"],
     ["networks/masks.py", "networks/masked.py", "networks/stairs.py"],
     ["flow/arguments.py", "flow/batch.py", "flow/cache.py", "flow/univariate.py"],
-    ["flow/adaptation.py", "flow/bijector.py", "flow/members.py"],
+    ["flow/adaptation.py", "flow/bijector.py", "flow/members.py", "flow/recomputation.py"],
     ["flow/distribution.py", "flow/door.py"],
     ["flow/contract.py", "base.py"],
     ["bases.py", "models/export.py", "twin.py", "round_trip.py"],

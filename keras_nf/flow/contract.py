@@ -33,6 +33,8 @@ class Flow(Door):
       `super().build(inputs_shape, condition_shape)`, which sets `event_size`, `condition_size`;
     - the property `uses_condition`, returning true, when a condition changes the result;
     - the property `takes_integers`, returning true, when `inverse` is for integers as well;
+    - the property `recomputable`, returning true, when a `Chain` may recompute what the flow takes
+      from what it gives: both directions are cheap and repeatable, and lose nothing but rounding;
     - `event_ndims=n` for `super().__init__`, when an event has n axes, as an image has three;
     - `_forward_event_shape(shape)` and `_inverse_event_shape(shape)`, when f changes the shape of
       an event: each takes and returns a `tf.TensorShape`, whose last `event_ndims` axes count;

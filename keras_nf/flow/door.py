@@ -16,12 +16,12 @@ from keras_nf.flow.arguments import (
 from keras_nf.flow.batch import broadcast_batch, with_known_sizes
 from keras_nf.flow.bijector import LayerBijector
 
-__all__ = ["BUILDING", "Door"]
+__all__ = ["BUILDING", "OPPOSITE", "Door"]
 
 # Building is no business of several threads: each would add the weights again.
 BUILDING = threading.RLock()
 
-_OPPOSITE = {"forward": "inverse", "inverse": "forward"}
+OPPOSITE = {"forward": "inverse", "inverse": "forward"}
 
 
 class Door(LayerBijector):
@@ -54,6 +54,16 @@ class Door(LayerBijector):
     @property
     def takes_integers(self) -> bool:
         """Whether `inverse` takes integers as they are, for data that are counts or levels."""
+        return False
+
+    @property
+    def recomputable(self) -> bool:
+        """Whether a gradient may recompute the inputs of a direction by the opposite one.
+
+        For that, both directions have to be cheap, give the same at every call, and lose nothing
+        but rounding. Where this is false, as it is unless a flow says otherwise, a `Chain` keeps
+        what the gradient of the flow needs.
+        """
         return False
 
     @property
@@ -120,7 +130,7 @@ class Door(LayerBijector):
         if condition is not None:
             condition = tf.reshape(condition, (-1, self.condition_size))
         y, log_det = self._run(direction, x, condition)
-        shape = self._shape_of(_OPPOSITE[direction])
+        shape = self._shape_of(OPPOSITE[direction])
         y = tf.reshape(y, tf.concat([batch_shape, shape], axis=0))
         return y, tf.reshape(log_det, batch_shape)
 
@@ -133,7 +143,7 @@ class Door(LayerBijector):
             )
         name = f"_{direction}_and_log_det"
         result = getattr(self, name)(x, self._own(condition))
-        shape = self._shape_of(_OPPOSITE[direction])
+        shape = self._shape_of(OPPOSITE[direction])
         return check_result(self, name, x, shape, result)
 
     def _shape_of(self, direction):

@@ -1,5 +1,6 @@
 """Chain: flows one after the other."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ from keras_nf.config import serialize_layer
 from keras_nf.flow.adaptation import latents_of
 from keras_nf.flow.batch import at_each_position, sum_extra_axes
 from keras_nf.flow.contract import Flow
+from keras_nf.flow.door import OPPOSITE
 from keras_nf.flow.members import build_members, check_dtypes
+from keras_nf.flow.recomputation import recomputing, walk
 
 __all__ = ["Chain"]
 
@@ -25,6 +28,10 @@ class Chain(Flow):
 
     Args:
       flows: the flows, from the base to the data.
+      recompute: whether a gradient recomputes the inputs of the flows from their outputs, instead
+        of keeping all that the networks compute: memory that does not grow with the number of
+        flows, for more time. Flows that are not `recomputable` are left as they are; so are second
+        derivatives and those in forward mode, which are refused. Chains inside do the same.
       **kwargs: `event_size`, `validate_args`, `name`, `dtype`, `trainable`; see `keras_nf.Flow`.
         `validate_args` checks what enters the chain.
 
@@ -36,7 +43,8 @@ class Chain(Flow):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if `flows` is not a sequence of flows, or they differ in dtype.
+      ValueError: if `flows` is not a sequence of flows, or they differ in dtype; if there is
+        nothing to recompute; in a call, if a network draws random numbers or changes its state.
 
     Example:
 
@@ -46,7 +54,7 @@ class Chain(Flow):
     [[2.0, 1.0]]
     """
 
-    def __init__(self, flows: Sequence[Flow], **kwargs: Any) -> None:
+    def __init__(self, flows: Sequence[Flow], *, recompute: bool = False, **kwargs: Any) -> None:
         flows = list(flows) if isinstance(flows, (list, tuple)) else flows
         if not isinstance(flows, list) or not all(isinstance(f, Flow) for f in flows):
             raise ValueError(
@@ -60,6 +68,12 @@ class Chain(Flow):
         )
         check_dtypes(self, flows)
         self.flows = flows
+        self.recompute = bool(recompute)
+        if self.recompute and not any(map(_is_recomputable, self._flatten_layers())):
+            raise ValueError(
+                "`recompute=True` is for chains of couplings, linear layers and other flows that "
+                f"are `recomputable`. Received: {flows!r}, of which none is. Leave it out."
+            )
 
     @property
     def layers(self):
@@ -126,16 +140,23 @@ class Chain(Flow):
         return self._through("inverse", reversed(self.flows), y, condition)
 
     def _through(self, direction, flows, x, condition):
-        log_det = self._constant_log_det(x, 0.0) if not self.flows else 0.0
-        for flow in flows:
-            own = None
-            if condition is not None and flow.uses_condition:
-                own = at_each_position(condition, x, flow)
-            x, flow_log_det = flow._run(direction, x, own)
-            extra_axes = self.event_ndims - flow.event_ndims
-            log_det = log_det + sum_extra_axes(flow_log_det, extra_axes)
-        return x, log_det
+        if not self.flows:
+            return x, self._constant_log_det(x, 0.0)
+        step, back = (functools.partial(self._step, d) for d in (direction, OPPOSITE[direction]))
+        with recomputing(self.recompute):
+            return walk(step, back, flows, x, condition)
+
+    def _step(self, direction, flow, x, condition):
+        own = None
+        if condition is not None and flow.uses_condition:
+            own = at_each_position(condition, x, flow)
+        x, log_det = flow._run(direction, x, own)
+        return x, sum_extra_axes(log_det, self.event_ndims - flow.event_ndims)
 
     def get_config(self):
         flows = [serialize_layer(flow) for flow in self.flows]
-        return {**super().get_config(), "flows": flows}
+        return {**super().get_config(), "flows": flows, "recompute": self.recompute}
+
+
+def _is_recomputable(layer):
+    return isinstance(layer, Flow) and layer.recomputable

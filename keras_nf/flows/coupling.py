@@ -109,6 +109,10 @@ class Coupling(Flow):
     def uses_condition(self):
         return True
 
+    @property
+    def recomputable(self):
+        return True
+
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
         kept = partition(self.mask, self.event_shape, self.swap, self.seed)

@@ -18,6 +18,10 @@ class _Diagonal(Flow):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(is_constant_jacobian=True, **kwargs)
 
+    @property
+    def recomputable(self):
+        return True
+
     def _forward_and_log_det(self, x, condition=None):
         scale, log_scale, shift = self._scale_and_shift()
         return x * scale + shift, self._constant_log_det(x, ops.sum(log_scale))

@@ -57,6 +57,10 @@ class Invert(Flow):
         return self.flow.uses_condition
 
     @property
+    def recomputable(self):
+        return self.flow.recomputable
+
+    @property
     def needs_data(self):
         return self.flow.needs_data
 

@@ -68,6 +68,10 @@ class LULinear(Flow):
         self.use_shift = bool(use_shift)
         self.seed = draw_seed() if seed is None and permutation == "random" else seed
 
+    @property
+    def recomputable(self):
+        return True
+
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
         size = self.event_size

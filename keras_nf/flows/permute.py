@@ -55,6 +55,10 @@ class Permute(Flow):
         self.permutation = check_permutation(permutation, "permutation")
         self.seed = draw_seed() if seed is None and permutation == "random" else seed
 
+    @property
+    def recomputable(self):
+        return True
+
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
         self.component_order = resolve_permutation(

@@ -47,6 +47,10 @@ class Squeeze(Flow):
         super().__init__(event_ndims=3, is_constant_jacobian=True, **kwargs)
         self.factor = check_count(factor, "factor")
 
+    @property
+    def recomputable(self):
+        return True
+
     def _forward_event_shape(self, shape):
         *batch, height, width, channels = shape
         self._check([channels], self.factor**2, "channels of the base", shape)

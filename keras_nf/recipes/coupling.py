@@ -39,7 +39,7 @@ def nice(
       mask: partition of the event; with `"random"` each layer has its own.
       seed: seed of random masks; drawn when `None`.
       dtype: dtype or policy of every layer.
-      **kwargs: `validate_args`, `name` of the chain.
+      **kwargs: `validate_args`, `recompute`, `name` of the chain.
 
     Returns:
       A `Chain`.
@@ -94,7 +94,7 @@ def real_nvp(
       seed: seed of random masks; drawn when `None`.
       log_scale_bound: largest |log-scale| of a layer, in nats.
       dtype: dtype or policy of every layer.
-      **kwargs: `validate_args`, `name` of the chain.
+      **kwargs: `validate_args`, `recompute`, `name` of the chain.
 
     Returns:
       A `Chain`.

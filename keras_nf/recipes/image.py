@@ -47,7 +47,7 @@ def glow(
       seed: seed of the permutations that the linear maps start with; drawn when `None`.
       log_scale_bound: largest |log-scale| of a coupling, in nats.
       dtype: dtype or policy of every layer.
-      **kwargs: `validate_args`, `name` of the chain.
+      **kwargs: `validate_args`, `recompute`, `name` of the chain.
 
     Returns:
       A `Chain`.
@@ -108,7 +108,7 @@ def image_real_nvp(
       activation: activation of the networks.
       log_scale_bound: largest |log-scale| of a coupling, in nats.
       dtype: dtype or policy of every layer.
-      **kwargs: `validate_args`, `name` of the chain.
+      **kwargs: `validate_args`, `recompute`, `name` of the chain.
 
     Returns:
       A `Chain`.

@@ -43,7 +43,7 @@ def nsf(
       bound: splines act on (-bound, bound).
       coupling: whether the layers are couplings.
       dtype: dtype or policy of every layer.
-      **kwargs: `validate_args`, `name` of the chain.
+      **kwargs: `validate_args`, `recompute`, `name` of the chain.
 
     Returns:
       A `Chain`.
