@@ -1,11 +1,11 @@
-"""Whether a computation is part of training, by TrainingPhase, or of what prepares it."""
+"""Whether a computation is part of training: PhaseCall says so, TrainingPhase asks."""
 
 import contextlib
 import contextvars
 
 import keras
 
-__all__ = ["TrainingPhase", "adapting", "is_adapting"]
+__all__ = ["PhaseCall", "TrainingPhase", "adapting", "is_adapting"]
 
 _ADAPTING = contextvars.ContextVar("adapting", default=False)
 
@@ -22,6 +22,20 @@ class TrainingPhase(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         return bool(training)
+
+
+class PhaseCall(keras.layers.Layer):
+    """Runs a function as a call of Keras in a phase of training, that of the call around it if any.
+
+    Whatever precision that call computes in, weights are read as they are.
+    """
+
+    def __init__(self, function) -> None:
+        super().__init__(autocast=False)
+        self.function = function
+
+    def call(self, inputs, training=None):
+        return self.function(inputs)
 
 
 @contextlib.contextmanager

@@ -264,6 +264,23 @@ def test_the_sequential_direction_refuses_dropout_in_training():
     assert np.isfinite(model.sample(3, seed=0)).all()
 
 
+def variational_loss(recipe, dropout):
+    """Loss of a step of variational inference that changes no weight."""
+    keras.utils.set_random_seed(0)
+    flow = recipe(2, layers=1, hidden_units=(32,), dropout=dropout)
+    model = keras_nf.VariationalModel(flow, lambda x: -tf.reduce_sum(x**2, axis=-1))
+    perturb(flow)
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    return model.fit(batch_size=64, steps_per_epoch=1, seed=0, verbose=0).history["loss"][0]
+
+
+def test_dropout_acts_in_variational_training():
+    without = variational_loss(keras_nf.iaf, 0.0)
+    assert abs(variational_loss(keras_nf.iaf, 0.5) - without) > 1e-3
+    with pytest.raises(ValueError, match="sequential direction"):
+        variational_loss(keras_nf.maf, 0.5)
+
+
 def test_a_network_without_dropout_has_no_state():
     for network in (MLP(units=1), MADE()):
         network.build((None, 3))

@@ -10,7 +10,7 @@ from tensorflow.python.eager import record
 
 from keras_nf.flow.arguments import title
 from keras_nf.layout import differentiable_once, is_portable, refuse_forward_mode
-from keras_nf.training import TrainingPhase
+from keras_nf.training import PhaseCall, TrainingPhase
 
 __all__ = ["recomputing", "walk"]
 
@@ -56,20 +56,6 @@ def walk(step, back, flows, x, condition):
     return x, total
 
 
-class _Call(keras.layers.Layer):
-    """Runs a function as a call of Keras in a phase of training, that of the call around it if any.
-
-    Whatever precision that call computes in, weights are read as they are.
-    """
-
-    def __init__(self, function) -> None:
-        super().__init__(autocast=False, name="recomputation")
-        self.function = function
-
-    def call(self, inputs, training=None):
-        return self.function(inputs)
-
-
 def _unique(variables):
     return list({id(variable): variable for variable in variables}.values())
 
@@ -82,7 +68,7 @@ def _walk_and_recompute(step, back, flows, x, condition):
     """
     trained = _unique(v for flow in flows for v in flow.trainable_variables)
     variables = _unique([*trained, *(v for flow in flows for v in flow.variables)])
-    values = _Call(lambda _: [tf.convert_to_tensor(v) for v in variables])(x)
+    values = PhaseCall(lambda _: [tf.convert_to_tensor(v) for v in variables])(x)
     weights, others = values[: len(trained)], values[len(trained) :]
     places = {id(variable): i for i, variable in enumerate(variables)}
     own = [[(v, places[id(v)]) for v in _unique(flow.variables)] for flow in flows]
@@ -130,12 +116,14 @@ def _walk_and_recompute(step, back, flows, x, condition):
     @tf.custom_gradient
     def walk_on(x, conditions, weights):
         with record.stop_recording():
-            y, log_det = _Call(lambda x: run(x, conditions, weights))(x)
+            y, log_det = PhaseCall(lambda x: run(x, conditions, weights))(x)
 
         def gradient(*bars):
             # The tapes see tensors of this graph alone, which may be that of a loop's gradient.
             known = tf.nest.map_structure(tf.identity, (y, conditions, weights, bars))
-            gradients = _Call(lambda y: pull_back(y, *known[1:]))(known[0], training=in_training)
+            gradients = PhaseCall(lambda y: pull_back(y, *known[1:]))(
+                known[0], training=in_training
+            )
             return differentiable_once(_CHAIN, gradients, _INSTEAD)
 
         return (y, log_det), gradient

@@ -8,12 +8,13 @@ import tensorflow as tf
 from keras import ops
 from tensorflow_probability import distributions as tfd
 
+from keras_nf.arguments import batch_shape
 from keras_nf.base import Base, is_conditional
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
-from keras_nf.models.batches import batch_shape
 from keras_nf.models.density import DensityModel
 from keras_nf.seeds import two_seeds
+from keras_nf.training import PhaseCall
 
 __all__ = ["VariationalModel"]
 
@@ -190,8 +191,9 @@ class VariationalModel(DensityModel):
         step = tf.cast(self.optimizer.iterations, tf.int32)
         beta = self.inverse_temperature
         beta = beta(self.optimizer.iterations) if callable(beta) else beta
+        log_probs = PhaseCall(lambda draws: self._log_probs(draws, step))
         with tf.GradientTape() as tape:
-            log_q, log_p = self._log_probs(draws, step)
+            log_q, log_p = log_probs(draws, training=True)
             loss = ops.mean(log_q - ops.cast(beta, log_q.dtype) * log_p)
             # The gradients of the replicas are added.
             share = loss / tf.distribute.get_strategy().num_replicas_in_sync
