@@ -19,6 +19,7 @@ from cases import perturb
 import keras_nf
 
 EVENT, CONDITION, ROWS = 4, 2, 64
+IMAGE = (4, 8, 1)
 SMALL = {"layers": 3, "hidden_units": (32, 32)}
 FLOWS = {
     "planar": lambda: keras_nf.planar_flow(EVENT, layers=8),
@@ -27,6 +28,7 @@ FLOWS = {
     "MAF": lambda: keras_nf.maf(EVENT, **SMALL),
     "IAF": lambda: keras_nf.iaf(EVENT, **SMALL),
     "NSF": lambda: keras_nf.nsf(EVENT, **SMALL),
+    "Glow": lambda: keras_nf.glow(IMAGE, levels=2, steps=2, hidden_units=(16, 16), seed=0),
     "conditional MAF": lambda: keras_nf.maf(EVENT, **SMALL),
     "conditional residual MAF": lambda: keras_nf.maf(
         EVENT, layers=3, hidden_units=(32, 32, 32), residual=True
@@ -51,7 +53,9 @@ def make(flow):
 def arguments(flow, signature):
     """Return the inputs of a signature as arrays."""
     rng = np.random.default_rng(0)
-    points = rng.normal(size=(ROWS, EVENT)).astype("float32")
+    shapes = {"Glow": {"forward": (1, 2, 16), "inverse": IMAGE, "log_prob": IMAGE}}
+    shape = shapes.get(flow, {}).get(signature, (EVENT,))
+    points = rng.normal(size=(ROWS, *shape)).astype("float32")
     inputs = {"z": points} if signature == "forward" else {"x": points}
     if signature == "sample":
         inputs = {"n": np.array(ROWS, "int32"), "seed": np.array([1, 2], "int32")}
