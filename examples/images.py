@@ -130,7 +130,7 @@ def main():
     parser.add_argument("--levels", type=int, default=3, help="scales of Glow")
     parser.add_argument("--steps", type=int, default=4, help="steps of Glow on each scale")
     parser.add_argument("--units", type=int, nargs="+", default=[64, 64], help="of networks")
-    parser.add_argument("--margin", type=float, default=0.05, help="of the logit of pixels")
+    parser.add_argument("--margin", type=float, default=1e-3, help="of the logit of pixels")
     parser.add_argument("--by-class", action="store_true")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=64)

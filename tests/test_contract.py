@@ -423,7 +423,7 @@ def test_a_density_of_a_chain_makes_few_calls():
     flow = keras_nf.Chain([keras_nf.AffineCoupling(hidden_units=(8,))])
     x = np.ones((5, 2), "float32")
     flow.inverse_and_log_det(x)
-    assert len(calls_within(lambda: flow.inverse_and_log_det(x))) < 100
+    assert len(calls_within(lambda: flow.inverse_and_log_det(x))) < 110
 
 
 def test_public_directions_are_not_to_be_overridden():

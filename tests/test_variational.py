@@ -133,6 +133,7 @@ class TestBound:
             assert (a != b).any()
 
     def test_is_below_the_integral_for_a_ring(self):
+        keras.utils.set_random_seed(0)
         flow = keras_nf.Chain([affine(), keras_nf.Planar(folds=8)], event_size=2)
         model = VariationalModel(flow, lambda x: -datasets.u1(x))
         model.compile(keras.optimizers.Adam(1e-2))
