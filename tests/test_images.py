@@ -1,10 +1,16 @@
-"""Flows of images: squares of pixels, masks, convolutions, scales and recipes."""
+"""Flows of images: squares of pixels, masks, convolutions, scales, recipes, and the example."""
+
+import pathlib
+import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from cases import perturb
+from processes import ENVIRONMENT
 
 import keras_nf
 from keras_nf import FlowModel
@@ -363,3 +369,33 @@ def test_served_images(recipe, tmp_path):
     (drawn,) = served["sample"](n=tf.constant(5), seed=tf.constant([1, 2])).values()
     np.testing.assert_allclose(drawn, model.sample(5, seed=(1, 2)), rtol=1e-4, atol=1e-4)
     assert drawn.shape == (5, 4, 6, 2)
+
+
+# The example.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["glow", "--by-class"], ["real_nvp"], ["maf"]], ids=str)
+def test_the_example_trains_and_draws(options, tmp_path):
+    pytest.importorskip("matplotlib")
+    shapes = {"x_train": (2300, 8, 8), "x_test": (200, 8, 8), "y_train": 2300, "y_test": 200}
+    highest = {"x_train": 16, "x_test": 16, "y_train": 10, "y_test": 10}
+    data = {name: RNG.integers(highest[name], size=shape) for name, shape in shapes.items()}
+    np.savez(tmp_path / "data.npz", **{name: part.astype("uint8") for name, part in data.items()})
+    example = pathlib.Path(keras_nf.__file__).parents[1] / "examples" / "images.py"
+    small = ["--minutes", "0.1", "--levels", "2", "--steps", "1", "--units", "8", "8"]
+    paths = ["--data", tmp_path / "data.npz", "--out", tmp_path / "out"]
+    result = subprocess.run(
+        [sys.executable, example, *paths, *small, "--model", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**ENVIRONMENT, "PYTHONPATH": str(example.parents[1])},
+    )
+    assert result.returncode == 0, result.stderr
+    (mean, error) = re.search(r"([\d.]+) ± ([\d.]+) bits per dim", result.stdout).groups()
+    # Levels of 4 bits, of which a short training learns that there are no more.
+    assert 3.9 < float(mean) < 8.0
+    assert 0.0 < float(error) < 0.2
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"samples.png", "interpolations.png", "log.csv", "model.keras"}
