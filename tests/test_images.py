@@ -184,6 +184,21 @@ def test_convnet_starts_at_zero_with_the_links_of_its_units():
     assert not np.any(network(IMAGES.astype("float32")))
 
 
+def test_residual_convnet_adds_blocks_by_a_gate():
+    network = keras_nf.ConvNet((4, 4, 4), units=3, residual=True, condition_size=1, dtype="float64")
+    network.build((None, 4, 6, 2))
+    perturb(network)
+    weights = {weight.name: weight.numpy() for weight in network.weights}
+
+    def layer(i, h):
+        return tf.nn.conv2d(h, weights[f"kernel_{i}"], 1, "SAME") + weights[f"bias_{i}"]
+
+    stream = layer(0, IMAGES)
+    gate = tf.sigmoid(IMAGES[..., 1:] @ weights["gate_kernel_2"] + weights["gate_bias_2"])
+    stream = stream + gate * layer(2, tf.nn.relu(layer(1, tf.nn.relu(stream))))
+    np.testing.assert_allclose(network(IMAGES), layer(3, stream), atol=1e-12)
+
+
 def test_convnet_of_sequences_and_volumes():
     for shape in ((7, 2), (3, 4, 5, 2)):
         network = keras_nf.ConvNet((4,), units=3)

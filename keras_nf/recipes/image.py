@@ -24,6 +24,8 @@ def glow(
     steps: int = 8,
     hidden_units: Sequence[int] = (64, 64),
     activation: Activation = "relu",
+    residual: bool = False,
+    dropout: float = 0.0,
     seed: int | None = None,
     log_scale_bound: float | None = 2.0,
     dtype: str | None = None,
@@ -44,6 +46,8 @@ def glow(
       steps: number of steps on each.
       hidden_units: channels of each hidden layer of the networks.
       activation: activation of the networks.
+      residual: whether they have residual blocks.
+      dropout: rate of their dropout in training.
       seed: seed of the permutations that the linear maps start with; drawn when `None`.
       log_scale_bound: largest |log-scale| of a coupling, in nats.
       dtype: dtype or policy of every layer.
@@ -67,6 +71,8 @@ def glow(
         "event_ndims": 3,
         "hidden_units": hidden_units,
         "activation": activation,
+        "residual": residual,
+        "dropout": dropout,
         "log_scale_bound": log_scale_bound,
         "dtype": dtype,
     }
@@ -88,6 +94,8 @@ def image_real_nvp(
     levels: int = 2,
     hidden_units: Sequence[int] = (64, 64),
     activation: Activation = "relu",
+    residual: bool = False,
+    dropout: float = 0.0,
     log_scale_bound: float | None = 2.0,
     dtype: str | None = None,
     **kwargs: Any,
@@ -106,6 +114,8 @@ def image_real_nvp(
       levels: number of scales.
       hidden_units: channels of each hidden layer of the networks, which are `ConvNet`s.
       activation: activation of the networks.
+      residual: whether they have residual blocks.
+      dropout: rate of their dropout in training.
       log_scale_bound: largest |log-scale| of a coupling, in nats.
       dtype: dtype or policy of every layer.
       **kwargs: `validate_args`, `recompute`, `name` of the chain.
@@ -127,6 +137,8 @@ def image_real_nvp(
         "event_ndims": 3,
         "hidden_units": hidden_units,
         "activation": activation,
+        "residual": residual,
+        "dropout": dropout,
         "log_scale_bound": log_scale_bound,
         "dtype": dtype,
     }
