@@ -127,7 +127,13 @@ def test_staircase_is_right_at_the_degrees_of_the_source(name):
         np.testing.assert_allclose(ours, default, rtol=1e-9, atol=1e-9)
 
 
-@names
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("zuko_nsf", "nflows_maf") else pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_file_of_a_converted_flow(name, tmp_path):
     model = FlowModel(converted(name, "float32"))
     x, condition = data(name, "float32")
@@ -138,7 +144,13 @@ def test_file_of_a_converted_flow(name, tmp_path):
 
 
 # One of each kind of map, and a condition.
-@pytest.mark.parametrize("name", ["zuko_maf_context", "nflows_rq_nsf", "tfp_real_nvp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "zuko_maf_context",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("nflows_rq_nsf", "tfp_real_nvp")),
+    ],
+)
 def test_converted_flow_samples_and_trains(name):
     function, options, _ = CASES[name]
     # A chain of its own, which this test trains.

@@ -138,7 +138,10 @@ def test_gradients_are_those_of_a_chain_that_keeps(kind, direction, dtype):
 
 @COMPILED
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
-@pytest.mark.parametrize("kind", ["others between", "nested", "images"])
+@pytest.mark.parametrize(
+    "kind",
+    ["others between", *(pytest.param(k, marks=pytest.mark.slow) for k in ("nested", "images"))],
+)
 def test_gradients_in_a_graph(kind, direction, jit_compile):
     keeping, recomputing, x, condition = pair(kind)
     _, expected = value_and_gradients(keeping, direction, x, condition)
@@ -223,7 +226,9 @@ def test_weights_may_be_arguments():
 
 
 @COMPILED
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_fit_trains_alike(dtype, jit_compile):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((64, EVENT)).astype("float32")
