@@ -103,6 +103,15 @@ def test_images_adapt_by_channels():
     assert norm.inverse(images).shape == images.shape
 
 
+@pytest.mark.parametrize("as_data", [lambda x: x, tf.data.Dataset.from_tensors], ids=["x", "data"])
+def test_images_without_channels_are_no_image(as_data):
+    flow = keras_nf.Chain([keras_nf.ActNorm(), keras_nf.Squeeze()])
+    with pytest.raises(
+        ValueError, match=r"shape \(rows, 3 event axes\). Received: shape \(8, 4, 4\)"
+    ):
+        flow.adapt(as_data(np.zeros((8, 4, 4), "float32")))
+
+
 def test_adapting_again_starts_anew():
     flow = chain()
     flow.adapt(7.0 * X)

@@ -92,6 +92,13 @@ def test_another_event_size_than_announced(enter):
         enter(maf(event_size=3), OTHER_SIZE)
 
 
+def test_a_refused_size_is_not_kept():
+    flow = keras_nf.LULinear((1, 0))
+    with refused("`permutation` has 2 entries", "the event has 3"):
+        flow.inverse(np.zeros((5, 3), "float32"))
+    assert flow.inverse(np.zeros((5, 2), "float32")).shape == (5, 2)
+
+
 @pytest.mark.parametrize("name", ["fit", "evaluate"])
 def test_wrong_event_size_after_a_first_fit(name):
     model = fresh_model()

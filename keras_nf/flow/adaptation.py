@@ -3,12 +3,12 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_nf.flow.arguments import check_sizes, to_events
+from keras_nf.flow.arguments import check_sizes, title, to_events
 from keras_nf.inputs import join_inputs, split_inputs
 from keras_nf.moments import check_dataset, mean_and_std
 from keras_nf.training import adapting
 
-__all__ = ["latents_of", "mapped", "moments_of"]
+__all__ = ["check_rows", "latents_of", "mapped", "moments_of"]
 
 # Rows that go through a flow at a time.
 _ROWS = 1024
@@ -29,6 +29,21 @@ def _events_of(data):
         is_structured = isinstance(data.element_spec, (dict, tuple))
         return data.map(lambda *element: _split(_as_one(element))[0]) if is_structured else data
     return _split(data)[0] if isinstance(data, dict) else data
+
+
+def check_rows(flow, data):
+    """Refuse data without an axis for rows, of which one event would be taken for many."""
+    if isinstance(data, tf.data.Dataset):
+        shape = getattr(_split(data.element_spec)[0], "shape", None)
+    else:
+        shape = np.shape(data["x"] if isinstance(data, dict) else data)
+    shape = tf.TensorShape(shape)
+    if shape.rank is not None and shape.rank <= flow.event_ndims:
+        axes = "event_size" if flow.event_ndims == 1 else f"{flow.event_ndims} event axes"
+        raise ValueError(
+            f"{title(flow)} adapts to data of shape (rows, {axes}). Received: shape "
+            f"{tuple(shape)}. Pass a batch, of events with all of their axes."
+        )
 
 
 def latents_of(flow, data):

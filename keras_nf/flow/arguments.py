@@ -94,7 +94,8 @@ def sizes_from(flow, inputs_shape, condition_shape):
             f"Received: shape {tuple(inputs_shape)}. Add an axis for the event, also when it "
             "has a single component, and give its size."
         )
-    if flow.event_shape not in (None, shape):
+    known = flow.event_shape if flow.built else flow.declared_shape
+    if known not in (None, shape):
         raise ValueError(
             f"{title(flow)} was made for events of size {flow.event_size}. Received: inputs of "
             f"shape {tuple(inputs_shape)}."

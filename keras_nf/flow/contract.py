@@ -121,7 +121,8 @@ class Flow(Door):
                     f"`event_size` is for events of one axis, but those of {title(self)} have "
                     f"{event_ndims}. Received: {event_size!r}. Leave it to the first call."
                 )
-        self.data_shape = self.event_shape
+        # A flow whose building failed is still for events of any other shape.
+        self.declared_shape = self.data_shape = self.event_shape
         self.condition_size: int | None = None
         if validate_args:
             self.supports_jit = False

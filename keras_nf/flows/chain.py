@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_nf.config import serialize_layer
-from keras_nf.flow.adaptation import latents_of
+from keras_nf.flow.adaptation import check_rows, latents_of
 from keras_nf.flow.batch import at_each_position, sum_extra_axes
 from keras_nf.flow.contract import Flow
 from keras_nf.flow.door import OPPOSITE
@@ -108,9 +108,11 @@ class Chain(Flow):
             `"condition"`, or a `tf.data.Dataset` of batches of either.
 
         Raises:
-          ValueError: as the flows' own `adapt`.
+          ValueError: on data without an axis for rows, and as the flows' own `adapt`.
         """
         waiting = [flow for flow in self.flows if flow.needs_data]
+        if waiting:
+            check_rows(self, data)
         for flow in reversed(self.flows):
             if flow in waiting:
                 flow.adapt(data)
