@@ -341,6 +341,7 @@ def test_a_file_goes_on_with_fresh_noise(tmp_path):
     np.testing.assert_array_equal(places(ends[0], X), places(ends[1], X))
 
 
+@pytest.mark.slow
 def test_weights_of_a_training_serve_an_evaluation_with_noise(tmp_path):
     model = model_of_pixels()
     model.fit(X, verbose=0)
@@ -356,6 +357,7 @@ def test_weights_of_a_training_serve_an_evaluation_with_noise(tmp_path):
         np.testing.assert_allclose(z, model.flow.inverse(X), atol=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", [False, True])
 def test_an_export(always, tmp_path):
     model = model_of_pixels(always=always)

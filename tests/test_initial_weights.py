@@ -10,6 +10,11 @@ import keras_nf
 UNITS = 4000
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    keras.utils.set_random_seed(0)
+
+
 def weights_of(network):
     return {weight.name: weight.numpy() for weight in network.weights}
 

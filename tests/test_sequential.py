@@ -172,7 +172,7 @@ def test_a_batch_that_is_filled(elementwise, condition_size, monkeypatch):
 
 
 @pytest.mark.parametrize("condition_size", [0, 3])
-@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "network", ["many-steps", pytest.param("residual-many-steps", marks=pytest.mark.slow)]
 )
