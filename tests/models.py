@@ -76,7 +76,8 @@ MODELS = {
 
 VARIATIONS = {
     *("nice", "real-nvp", "residual", "given-order", "given-mask", "inverted", "uniform-base"),
-    *("normalized", "conditional-residual", "conditional-real-nvp", "conditional-network"),
+    *("normalized", "pixels", "mixed", "user-base", "conditional-residual", "conditional-network"),
+    "conditional-real-nvp",
 }
 names = pytest.mark.parametrize(
     "name",

@@ -162,7 +162,13 @@ def test_keras_file(name, tmp_path):
     np.testing.assert_array_equal(loaded.log_prob(X, condition), model.log_prob(X, condition))
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "convolution" else pytest.mark.slow)
+        for name in SINGLE
+    ],
+)
 def test_saved_model_takes_what_the_encoder_takes(name, tmp_path):
     model, condition = model_of(name)
     model.export(tmp_path / "served")

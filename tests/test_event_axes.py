@@ -59,7 +59,10 @@ def test_samples(condition):
     assert len(np.unique(samples)) == np.prod(shape)
 
 
-@pytest.mark.parametrize("condition", [None, C], ids=["plain", "conditional"])
+@pytest.mark.parametrize(
+    "condition",
+    [pytest.param(None, marks=pytest.mark.slow, id="plain"), pytest.param(C, id="conditional")],
+)
 def test_files(condition, tmp_path):
     model = model_of(condition)
     model.save(tmp_path / "model.keras")

@@ -260,6 +260,7 @@ def test_operations_are_those_of_a_stock_server(name, load):
 # Ways to load.
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_the_signatures(exported):
     command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "show", "--all"]
     shown = subprocess.run(

@@ -156,9 +156,8 @@ def test_file_that_is_missing(example, tmp_path):
         example.load(tmp_path / "none.npz")
 
 
-@pytest.mark.parametrize(
-    "given", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["digits", "file"]
-)
+@pytest.mark.parametrize("given", [False, True], ids=["digits", "file"])
+@pytest.mark.slow
 def test_command_writes_the_pictures(tmp_path, given):
     rng = np.random.default_rng(0)
     images = {"x_train": (60, 8, 8), "x_test": (20, 8, 8)}
