@@ -381,7 +381,15 @@ CASES = [
     couple(
         "affine-checkerboard",
         "AffineCoupling",
-        flow=of(AffineCoupling, mask="checkerboard", swap=True, event_ndims=3, **RESIDUAL),
+        flow=of(
+            AffineCoupling,
+            mask="checkerboard",
+            swap=True,
+            event_ndims=3,
+            hidden_units=(2, 2, 2),
+            activation="tanh",
+            residual=True,
+        ),
         event_size=(2, 3, 2),
         network_weights=10,
         condition_size=2,
