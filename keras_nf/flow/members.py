@@ -3,8 +3,9 @@
 import tensorflow as tf
 
 from keras_nf.flow.arguments import check_sizes, title
+from keras_nf.flow.batch import at_each_position, sum_extra_axes
 
-__all__ = ["build_members", "check_dtypes"]
+__all__ = ["build_members", "check_dtypes", "run_member"]
 
 
 def build_members(holder, flows, shape, condition_shape):
@@ -38,3 +39,23 @@ def check_dtypes(holder, flows):
                 f"{holder.variable_dtype}, but {title(flow)} {flow.variable_dtype}. Pass dtype= "
                 "to both."
             )
+
+
+def run_member(holder, direction, flow, x, condition):
+    """Run a direction of a flow on events of the flow that holds it.
+
+    Args:
+      holder: the flow that holds it.
+      direction: `"forward"` or `"inverse"`.
+      flow: the flow, which may have fewer event axes, and use no condition.
+      x: events, prepared for the holder.
+      condition: `None`, or a condition of their batch shape.
+
+    Returns:
+      The value, and the log-determinant of the holder's batch shape.
+    """
+    own = None
+    if condition is not None and flow.uses_condition:
+        own = at_each_position(condition, x, flow)
+    x, log_det = flow._run(direction, x, own)
+    return x, sum_extra_axes(log_det, holder.event_ndims - flow.event_ndims)

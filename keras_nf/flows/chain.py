@@ -8,10 +8,9 @@ import keras
 
 from keras_nf.config import serialize_layer
 from keras_nf.flow.adaptation import check_rows, latents_of
-from keras_nf.flow.batch import at_each_position, sum_extra_axes
 from keras_nf.flow.contract import Flow
 from keras_nf.flow.door import OPPOSITE
-from keras_nf.flow.members import build_members, check_dtypes
+from keras_nf.flow.members import build_members, check_dtypes, run_member
 from keras_nf.flow.recomputation import recomputing, walk
 
 __all__ = ["Chain"]
@@ -144,16 +143,10 @@ class Chain(Flow):
     def _through(self, direction, flows, x, condition):
         if not self.flows:
             return x, self._constant_log_det(x, 0.0)
-        step, back = (functools.partial(self._step, d) for d in (direction, OPPOSITE[direction]))
+        directions = direction, OPPOSITE[direction]
+        step, back = (functools.partial(run_member, self, each) for each in directions)
         with recomputing(self.recompute):
             return walk(step, back, flows, x, condition)
-
-    def _step(self, direction, flow, x, condition):
-        own = None
-        if condition is not None and flow.uses_condition:
-            own = at_each_position(condition, x, flow)
-        x, log_det = flow._run(direction, x, own)
-        return x, sum_extra_axes(log_det, self.event_ndims - flow.event_ndims)
 
     def get_config(self):
         flows = [serialize_layer(flow) for flow in self.flows]

@@ -9,9 +9,8 @@ from keras import ops
 from keras_nf.config import serialize_layer
 from keras_nf.flow.adaptation import mapped
 from keras_nf.flow.arguments import title, to_events
-from keras_nf.flow.batch import at_each_position, sum_extra_axes
 from keras_nf.flow.contract import Flow
-from keras_nf.flow.members import build_members, check_dtypes
+from keras_nf.flow.members import build_members, check_dtypes, run_member
 from keras_nf.layout import depth_to_space, space_to_depth
 
 __all__ = ["Multiscale"]
@@ -124,21 +123,15 @@ class Multiscale(Flow):
         channels = _first(x.shape[-1])
         return x[..., :channels], x[..., channels:]
 
-    def _run_flow(self, direction, x, condition):
-        if condition is not None:
-            condition = at_each_position(condition, x, self.flow)
-        y, log_det = self.flow._run(direction, x, condition)
-        return y, sum_extra_axes(log_det, self.event_ndims - self.flow.event_ndims)
-
     def _forward_and_log_det(self, x, condition=None):
         channels = self.flow.event_shape[-1]
         own, rest = x[..., :channels], x[..., channels:]
-        own, log_det = self._run_flow("forward", own, condition)
+        own, log_det = run_member(self, "forward", self.flow, own, condition)
         return ops.concatenate([own, depth_to_space(rest, self._factor)], axis=-1), log_det
 
     def _inverse_and_log_det(self, y, condition=None):
         own, rest = self._halves(y)
-        own, log_det = self._run_flow("inverse", own, condition)
+        own, log_det = run_member(self, "inverse", self.flow, own, condition)
         return ops.concatenate([own, space_to_depth(rest, self._factor)], axis=-1), log_det
 
     def get_config(self):

@@ -1,6 +1,5 @@
 """ConvNet: the default conditioner of couplings of images."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_nf.arguments import check_count
-from keras_nf.networks.mlp import MLP, fan_in_uniform
+from keras_nf.networks.mlp import MLP
 
 __all__ = ["ConvNet"]
 
@@ -67,20 +66,10 @@ class ConvNet(MLP):
         self._axes = len(inputs_shape) - 2
         super().build(inputs_shape)
 
-    def _add_dense_weights(self, sizes, links=None):
-        self._kernels, self._biases, self._condition_weights = [], [], []
-        last = len(sizes) - 2
-        for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            width = self.kernel_size if i % 2 == 0 or i == last else 1
-            initializer = "zeros" if i == last else fan_in_uniform(width**self._axes * inputs)
-            shape = (*[width] * self._axes, inputs, outputs)
-            for weights, name, part in (
-                (self._kernels, "kernel", shape),
-                (self._biases, "bias", shape[-1:]),
-            ):
-                weights.append(
-                    self.add_weight(shape=part, initializer=initializer, name=f"{name}_{i}")
-                )
+    def _kernel_shapes(self, sizes):
+        shapes, last = super()._kernel_shapes(sizes), len(sizes) - 2
+        widths = [self.kernel_size if i % 2 == 0 or i == last else 1 for i in range(len(shapes))]
+        return [(*[width] * self._axes, *shape) for width, shape in zip(widths, shapes)]
 
     def product(self, i, kernel, inputs):
         return ops.conv(inputs, kernel, padding="same", data_format="channels_last")

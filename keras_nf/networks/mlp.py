@@ -1,6 +1,7 @@
 """Multilayer perceptron: the default conditioner of couplings."""
 
 import itertools
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -155,16 +156,20 @@ class MLP(keras.layers.Layer):
     def _add_dense_weights(self, sizes, links=None):
         """Add the weights of all layers; `links` counts the inputs of the units of each."""
         self._kernels, self._biases, self._condition_weights = [], [], []
-        links = sizes[:-1] if links is None else links
-        last = len(sizes) - 2
-        for i, (shape, count) in enumerate(zip(itertools.pairwise(sizes), links)):
+        shapes = self._kernel_shapes(sizes)
+        links = [math.prod(shape[:-1]) for shape in shapes] if links is None else links
+        last = len(shapes) - 1
+        for i, (shape, count) in enumerate(zip(shapes, links)):
             kernel, bias = ("zeros" if i == last else fan_in_uniform(count) for _ in range(2))
             self._kernels.append(
                 self.add_weight(shape=shape, initializer=kernel, name=f"kernel_{i}")
             )
             self._biases.append(
-                self.add_weight(shape=shape[1:], initializer=bias, name=f"bias_{i}")
+                self.add_weight(shape=shape[-1:], initializer=bias, name=f"bias_{i}")
             )
+
+    def _kernel_shapes(self, sizes):
+        return list(itertools.pairwise(sizes))
 
     def _add_gates(self):
         """Add the weights of the gates, a kernel and a bias for each block, where they are."""
