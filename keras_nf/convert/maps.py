@@ -3,9 +3,10 @@
 import math
 
 import keras
+import tensorflow as tf
 from keras import ops
 
-from keras_nf.elementwise.spline import RationalQuadraticSpline
+from keras_nf.elementwise.spline import RationalQuadraticSpline, knots_of
 from keras_nf.increasing import softly_bounded
 
 __all__ = ["NflowsAffine", "NflowsSpline", "ZukoSpline"]
@@ -48,11 +49,11 @@ class _SplineOfData(RationalQuadraticSpline):
         return super().forward(y, parameters)
 
     def _curve(self, parameters):
-        widths, heights, slopes = ops.split(parameters, [self.bins, 2 * self.bins], axis=0)
-        sizes = self._widths(widths), self._heights(heights)
-        knots = [self._knots(ops.cumsum(size, axis=0)) for size in sizes]
+        widths, heights, slopes = tf.split(parameters, [self.bins, self.bins, -1])
+        sizes = ops.stack([self._widths(widths), self._heights(heights)], axis=1)
         ends = ops.zeros_like(parameters[:1])
-        return knots, ops.concatenate([ends, self._log_slopes(slopes), ends])
+        log_slopes = ops.concatenate([ends, self._log_slopes(slopes), ends])
+        return knots_of(sizes, self.bound)[0], log_slopes
 
 
 @keras.saving.register_keras_serializable("keras_nf")

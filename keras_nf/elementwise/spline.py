@@ -3,11 +3,13 @@
 import numbers
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_nf.increasing import softly_bounded
 
-__all__ = ["RationalQuadraticSpline"]
+__all__ = ["RationalQuadraticSpline", "knots_of"]
 
 # Of |log| of widths, of the slopes of bins, and of those between them, in nats.
 LOG_BOUND = 2.0
@@ -99,42 +101,39 @@ class RationalQuadraticSpline:
         `side` is 0 for values that go into `forward`, 1 for those that come out of it.
         """
         knots, log_slopes = self._curve(parameters)
-        above = value >= knots[side][1:-1]
-        first = ops.ones_like(above[:1])
-        inside = ops.concatenate([first, above]) & ~ops.concatenate([above, ~first])
-
-        def pick(rows):
-            return ops.sum(ops.where(inside, rows, ops.zeros_like(rows)), axis=0)
-
-        left, right, low, high, d_0, d_1 = (
-            pick(rows) for part in (*knots, log_slopes) for rows in (part[:-1], part[1:])
-        )
+        # A tensor whose second axis has, for each knot, its place, its image and the slope.
+        knots = ops.concatenate([knots, log_slopes[:, None]], axis=1)
+        # Halve the bins until one is left; the halves of an odd number share one.
+        bins = self.bins
+        while bins > 1:
+            half = (bins + 1) // 2
+            first, middle, last = tf.split(knots, [bins - half, 2 * half + 1 - bins, bins - half])
+            is_upper = value >= ops.unstack(middle[-1], 3)[side]
+            lower, upper = ops.concatenate([first, middle]), ops.concatenate([middle, last])
+            knots, bins = ops.where(is_upper, upper, lower), half
+        left, right = ops.unstack(knots, 2)
+        (left, low, d_0), (right, high, d_1) = ops.unstack(left, 3), ops.unstack(right, 3)
         return left, right, low, high, ops.exp(d_0), ops.exp(d_1)
 
     def _curve(self, parameters):
-        """Return all knots, before and after the map, and the log-slopes there."""
-        widths, slopes, at_knots = ops.split(parameters, [self.bins, 2 * self.bins], axis=0)
-        log_widths = softly_bounded(widths, LOG_BOUND)
-        log_slopes = softly_bounded(slopes, LOG_BOUND)
-        sizes = ops.exp(log_widths), ops.exp(log_widths + log_slopes)
-        sums = [ops.cumsum(size, axis=0) for size in sizes]
-        knots = [self._knots(part) for part in sums]
-        log_slopes = log_slopes + ops.log(sums[0][-1:] / sums[1][-1:])
-        return knots, self._at_knots(log_slopes, softly_bounded(at_knots, LOG_BOUND))
-
-    def _knots(self, sums):
-        """Return all knots from the sums of the sizes of the bins."""
-        inner = sums[:-1] * (2.0 * self.bound / sums[-1:]) - self.bound
-        ends = ops.full_like(sums[:1], self.bound)
-        return ops.concatenate([-ends, inner, ends])
+        """Return all knots, with their images beside them in a second axis, and the log-slopes."""
+        raw = softly_bounded(parameters, LOG_BOUND)
+        log_widths, log_slopes, at_knots = tf.split(raw, [self.bins, self.bins, -1])
+        sizes = ops.exp(ops.stack([log_widths, log_widths + log_slopes], axis=1))
+        knots, sums = knots_of(sizes, self.bound)
+        width, height = ops.unstack(ops.log(sums), 2, axis=1)
+        return knots, self._at_knots(log_slopes + width - height, at_knots)
 
     def _at_knots(self, log_slopes, raw):
         """Return the log-slopes at all knots."""
-        inner = 0.5 * (log_slopes[:-1] + log_slopes[1:])
+        first, but_first = tf.split(log_slopes, [1, -1])
+        but_last, last = tf.split(log_slopes, [-1, 1])
+        inner = 0.5 * (but_last + but_first)
         if self.circular:
-            ends = 0.5 * (log_slopes[:1] + log_slopes[-1:]) + raw[:1]
-            return ops.concatenate([ends, inner + raw[1:], ends])
-        ends = ops.zeros_like(log_slopes[:1])
+            raw_ends, raw = tf.split(raw, [1, -1])
+            ends = 0.5 * (first + last) + raw_ends
+        else:
+            ends = ops.zeros_like(first)
         return ops.concatenate([ends, inner + raw, ends])
 
     def _into_interval(self, x):
@@ -160,6 +159,20 @@ class RationalQuadraticSpline:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def knots_of(sizes, bound):
+    """Return knots from -bound to bound, by the sizes of the bins, and the sums of these.
+
+    Sizes lie along the first axis; knots are at distances in proportion to them.
+    """
+    # Sums by a product of matrices: on a CPU, the gradient of `cumsum` is a hundred times slower.
+    bins = sizes.shape[0]
+    triangle = np.tri(bins, dtype=keras.backend.standardize_dtype(sizes.dtype))
+    sums = ops.reshape(triangle @ ops.reshape(sizes, (bins, -1)), ops.shape(sizes))
+    sums, total = tf.split(sums, [-1, 1])
+    ends = ops.full_like(total, bound)
+    return ops.concatenate([-ends, sums * (2.0 * bound / total) - bound, ends]), total
 
 
 def _log_derivative(t, slope, d_0, d_1):

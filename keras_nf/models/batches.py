@@ -80,8 +80,9 @@ def to_arrays(model, inputs, sample_weight):
 def to_batches(model, inputs, sample_weight, batch_size, shuffle=False):
     """Return checked batches: a dataset of arrays, and anything else as it is."""
     if batch_size is None:
-        # For what needs no gradient; an encoder's inputs may be large.
-        batch_size = 1024 if model.encoder is None else 32
+        # For what needs no gradient, and not a power of two, which suits caches less. An encoder's
+        # inputs may be large.
+        batch_size = 1000 if model.encoder is None else 32
     batch_size = check_count(batch_size, "batch_size")
     arrays = to_arrays(model, inputs, sample_weight)
     _check_batch(model.flow, specs_of(inputs) if arrays is None else arrays[0])

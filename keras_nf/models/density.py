@@ -224,7 +224,7 @@ class DensityModel(StoredModel):
 
         Args:
           x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
-          batch_size: rows in a batch of arrays, by default 1,024, or 32 with an encoder.
+          batch_size: rows in a batch of arrays, by default 1,000, or 32 with an encoder.
           **kwargs: the other arguments of `keras.Model.predict`.
 
         Returns:

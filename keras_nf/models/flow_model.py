@@ -234,7 +234,7 @@ class FlowModel(DensityModel):
         Args:
           x: data, or `{"x": data, "condition": condition}`, or a dataset of either.
           y: must stay `None`.
-          batch_size: rows in a batch of arrays, by default 1,024, or 32 with an encoder.
+          batch_size: rows in a batch of arrays, by default 1,000, or 32 with an encoder.
           sample_weight: weight of each row's -log p(x).
           **kwargs: the other arguments of `keras.Model.evaluate`.
 
