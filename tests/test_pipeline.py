@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_nf
 from keras_nf.models.pipeline import as_arrays, count_rows, make_batches, split_rows
+from keras_nf.seeds import draw_seed
 
 ROWS = 10
 X = np.arange(2.0 * ROWS, dtype="float32").reshape(ROWS, 2)
@@ -26,24 +27,24 @@ def model_of(**options):
 class TestBatches:
     @pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 2]), (5, [5, 5]), (16, [10])])
     def test_in_order(self, batch_size, sizes):
-        batches = make_batches(X, batch_size, shuffle=False)
+        batches = make_batches(X, batch_size)
         assert [len(batch) for batch in batches] == sizes
         assert len(batches) == len(sizes)
         for _ in range(2):
             assert rows_of(batches) == X.tolist()
 
     def test_shuffled_epochs_have_every_row_in_other_orders(self):
-        batches = make_batches(np.arange(100), 16, shuffle=True)
+        batches = make_batches(np.arange(100), 16, draw_seed())
         assert len(batches) == 7
         first, second = rows_of(batches), rows_of(batches)
         assert sorted(first) == sorted(second) == list(range(100))
         assert len({tuple(first), tuple(second), tuple(range(100))}) == 3
 
     def test_single_row(self):
-        assert rows_of(make_batches(X[:1], 4, shuffle=True)) == X[:1].tolist()
+        assert rows_of(make_batches(X[:1], 4, draw_seed())) == X[:1].tolist()
 
     def test_every_row_comes_equally_often_at_every_place(self):
-        batches = make_batches(np.arange(4), 4, shuffle=True)
+        batches = make_batches(np.arange(4), 4, draw_seed())
         counts = np.zeros((4, 4))
         for _ in range(400):
             counts[np.arange(4), rows_of(batches)] += 1
@@ -52,7 +53,7 @@ class TestBatches:
 
     def test_batches_vary_as_those_of_random_orders(self):
         rows, size, epochs = 90_000, 500, 20
-        batches = make_batches(np.arange(rows), size, shuffle=True)
+        batches = make_batches(np.arange(rows), size, draw_seed())
         odd = [np.sum(batch.numpy() % 2) for _ in range(epochs) for batch in batches]
         # The hypergeometric distribution.
         variance = size / 4 * (rows - size) / (rows - 1)
@@ -64,7 +65,7 @@ class TestBatches:
     def test_orders_follow_the_seed(self):
         def orders(seed):
             keras.utils.set_random_seed(seed)
-            batches = make_batches(np.arange(100), 16, shuffle=True)
+            batches = make_batches(np.arange(100), 16, draw_seed())
             return [rows_of(batches) for _ in range(3)]
 
         assert orders(0) == orders(0)
@@ -72,13 +73,13 @@ class TestBatches:
 
     def test_rows_stay_together(self):
         data = ({"x": X, "condition": tf.constant(X[:, 0])}, W)
-        for inputs, weight in make_batches(data, 3, shuffle=True):
+        for inputs, weight in make_batches(data, 3, draw_seed()):
             rows = inputs["condition"].numpy().astype(int) // 2
             np.testing.assert_array_equal(inputs["x"], X[rows])
             np.testing.assert_array_equal(weight, W[rows])
 
     def test_pipeline_is_not_tuned(self):
-        assert make_batches(X, 4, shuffle=True).options().autotune.enabled is False
+        assert make_batches(X, 4, draw_seed()).options().autotune.enabled is False
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "bool", "str"])

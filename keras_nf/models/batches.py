@@ -8,6 +8,8 @@ from keras_nf.arguments import batch_shape, check_count
 from keras_nf.flow.arguments import check_floating, title, to_events
 from keras_nf.inputs import join_inputs, split_inputs
 from keras_nf.models.pipeline import as_arrays, count_rows, make_batches
+from keras_nf.models.replicas import seed_of_all
+from keras_nf.seeds import draw_seed
 
 __all__ = ["specs_of", "to_arrays", "to_batches"]
 
@@ -89,4 +91,5 @@ def to_batches(model, inputs, sample_weight, batch_size, shuffle=False):
     if arrays is None:
         return inputs
     data = arrays[0] if arrays[1] is None else (arrays[0], arrays[1], arrays[1])
-    return make_batches(data, batch_size, shuffle)
+    seed = seed_of_all(draw_seed(), model.distribute_strategy) if shuffle else None
+    return make_batches(data, batch_size, seed)

@@ -19,6 +19,7 @@ from keras_nf.layout import portable_operations
 from keras_nf.models.batches import to_batches
 from keras_nf.models.export import export_saved_model, input_specs
 from keras_nf.models.files import StoredModel
+from keras_nf.models.replicas import by_chief
 from keras_nf.models.rows import Graphs
 from keras_nf.seeds import two_seeds
 
@@ -64,7 +65,10 @@ class DensityModel(StoredModel):
         return self.variable_dtype
 
     def build(self, inputs_shape):
-        x_shape, condition_shape = split_inputs(inputs_shape)
+        with self.scope():
+            self._build(*split_inputs(inputs_shape))
+
+    def _build(self, x_shape, condition_shape):
         self.condition_shape = condition_shape
         if self.encoder is not None:
             self._check_condition(condition_shape)
@@ -236,6 +240,7 @@ class DensityModel(StoredModel):
         self._forget_stale_graphs()
         return super().predict(to_batches(self, x, None, batch_size), **kwargs)
 
+    @by_chief
     def export(self, filepath, format="tf_saved_model", **kwargs):  # noqa: A002
         """Write the model for other runtimes: `keras.Model.export`.
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_nf.flow.contract import Flow
 from keras_nf.layout import portable_operations
+from keras_nf.models.replicas import by_chief
 
 __all__ = ["export_saved_model", "input_specs"]
 
@@ -16,6 +17,7 @@ __all__ = ["export_saved_model", "input_specs"]
 _WARMUP_FILE = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
 
 
+@by_chief
 def export_saved_model(model: keras.Model, path: str | os.PathLike) -> None:
     """Write a model as a SavedModel with a signature for each thing that a flow does.
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_nf.config import FORMAT_VERSION, check_format, serialize_layer
+from keras_nf.models.replicas import ReplicatedModel, by_chief
 
 __all__ = ["StoredModel"]
 
@@ -27,12 +28,13 @@ _OTHER_ARGUMENTS = {
 _OTHER_ENDINGS = ("initializer", "regularizer", "constraint")
 
 
-class StoredModel(keras.Model):
+class StoredModel(ReplicatedModel):
     """Model of a `flow` and an `encoder` with files that say what their weights mean."""
 
     # Arguments that may be functions of the user's own.
     _FUNCTIONS: tuple[str, ...] = ("base",)
 
+    @by_chief
     def save(self, filepath, overwrite=True, **kwargs):
         """Write the model to a file: `keras.Model.save`, which keeps the old one until it is done.
 
@@ -44,6 +46,7 @@ class StoredModel(keras.Model):
         with _new_file(filepath, ".keras", overwrite, kwargs) as new:
             super().save(new, overwrite, **kwargs)
 
+    @by_chief
     def save_weights(self, filepath, overwrite=True, **kwargs):
         """Write the weights to a file: `keras.Model.save_weights`, which keeps the old one so long.
 
@@ -95,7 +98,7 @@ class StoredModel(keras.Model):
             self._build_optimizer()
 
     def _build_optimizer(self):
-        with self.distribute_strategy.scope():
+        with self.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
 

@@ -14,6 +14,7 @@ from keras_nf.inputs import join_inputs, split_inputs
 from keras_nf.models.batches import specs_of, to_arrays, to_batches
 from keras_nf.models.density import DensityModel
 from keras_nf.models.pipeline import split_rows
+from keras_nf.models.replicas import as_one_batch
 
 __all__ = ["FlowModel"]
 
@@ -115,7 +116,8 @@ class FlowModel(DensityModel):
         """
         if self.encoder is not None:
             x = to_batches(self, x, None, None).map(self._with_encoding)
-        self.flow.adapt(x)
+        with self.scope():
+            self.flow.adapt(x)
 
     def cdf(self, x: Any, condition: Any = None) -> tf.Tensor:
         """Return P(X <= x) of events of one component.
@@ -223,9 +225,8 @@ class FlowModel(DensityModel):
         unknown = any(s.rank is None or s.rank < 2 or s[-1] is None for s in shapes)
         if unknown or not self.compiled:
             return
-        with self.distribute_strategy.scope():
-            if not self.built:
-                self.build(join_inputs(*[(None, *shape[1:]) for shape in shapes]))
+        if not self.built:
+            self.build(join_inputs(*[(None, *shape[1:]) for shape in shapes]))
         self._build_optimizer()
 
     def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
@@ -260,7 +261,8 @@ class FlowModel(DensityModel):
                 f"Received: a single event of shape {tuple(split_inputs(x)[0].shape)}. Add an axis "
                 "for the event, or batch the dataset."
             )
-        return super().compute_loss(x, y_pred, y_pred, sample_weight, training)
+        loss = super().compute_loss(x, y_pred, y_pred, sample_weight, training)
+        return as_one_batch(loss, tf.shape(y_pred)[0])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         return super().compute_metrics(x, split_inputs(x)[0], y_pred, sample_weight)

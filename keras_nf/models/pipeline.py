@@ -11,8 +11,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_nf.seeds import draw_seed
-
 
 def as_arrays(inputs: Any, dtype: Any = None) -> Any:
     """Return arrays, variables and tables as tensors, or `None` for what makes its own batches.
@@ -72,30 +70,30 @@ def split_rows(data: Any, fraction: float) -> tuple[Any, Any]:
     return take(slice(first)), take(slice(first, None))
 
 
-def make_batches(data: Any, batch_size: int, shuffle: bool) -> tf.data.Dataset:
-    """Return the rows in batches, when shuffled in another order for each iteration.
+def make_batches(data: Any, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    """Return the rows in batches, with a seed in another order for each iteration.
 
     Places in the new order are computed one by one, so that an iteration begins without delay and
     holds nothing beside the arrays.
     """
     rows = count_rows(data) or 0
 
-    def batch(start, seed=None):
+    def batch(start, seeds=None):
         chosen = tf.range(start, tf.minimum(start + batch_size, rows))
-        if shuffle:
+        if seeds is not None:
             # Not `tf.random.experimental.index_shuffle`, whose 4 rounds make batches too alike.
             chosen = tf.raw_ops.RandomIndexShuffle(
-                index=chosen, seed=seed, max_index=rows - 1, rounds=8
+                index=chosen, seed=seeds, max_index=rows - 1, rounds=8
             )
         return tf.nest.map_structure(lambda array: tf.gather(array, chosen), data)
 
     batches = tf.data.Dataset.range(0, rows, batch_size)
     count = len(batches)
-    if shuffle:
+    if seed is not None:
         # Three numbers for each iteration, which repeat to its end.
-        seeds = tf.data.Dataset.random(seed=draw_seed(), rerandomize_each_iteration=True)
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
         seeds = seeds.batch(3, drop_remainder=True).take(1)
-        seeds = seeds.flat_map(lambda seed: tf.data.Dataset.from_tensors(seed).repeat())
+        seeds = seeds.flat_map(lambda three: tf.data.Dataset.from_tensors(three).repeat())
         batches = tf.data.Dataset.zip((batches, seeds))
     options = tf.data.Options()
     options.autotune.enabled = False
