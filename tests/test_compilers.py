@@ -10,12 +10,13 @@ test_sequential.py and test_recomputation.py, of fresh draws in test_sampling.py
 """
 
 import functools
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, COMPILED, perturb
+from cases import CASES, perturb
 from tensorflow.python.framework import kernels
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -25,20 +26,18 @@ pytestmark = pytest.mark.usefixtures("without_xla")
 
 ROWS, DRAWS = 4, 3
 
-OPERATIONS = set(
-    """
+OPERATIONS = """
     Abs AddN AddV2 Any AssignAddVariableOp AssignSubVariableOp AssignVariableOp BatchMatMulV2
     BroadcastArgs BroadcastTo Cast ConcatOffset ConcatV2 Const Conv2D Conv2DBackpropFilter
     Conv2DBackpropInput DepthToSpace DivNoNan Exp Fill Floor FloorDiv FloorMod GatherV2 Greater
     GreaterEqual Identity IdentityN InvertPermutation IsFinite IsNan Less LessEqual Log LogicalAnd
-    LogicalNot LogicalOr MatMul Maximum Minimum Mul Neg NoOp Pack Pad PartitionedCall Pow Prod Range
-    ReadVariableOp RealDiv Reciprocal Relu ReluGrad Reshape ReverseV2 SelectV2 Shape ShapeN Sigmoid
-    Sign Slice Softplus SpaceToDepth Split SplitV Sqrt SqrtGrad Square SquaredDifference
+    LogicalNot LogicalOr MatMul Maximum Mean Minimum Mul Neg NoOp Pack Pad PartitionedCall Pow Prod
+    Range ReadVariableOp RealDiv Reciprocal Relu ReluGrad Reshape ReverseV2 SelectV2 Shape ShapeN
+    Sigmoid Sign Slice Softplus SpaceToDepth Split SplitV Sqrt SqrtGrad Square SquaredDifference
     StatefulPartitionedCall StatelessRandomGetKeyCounter StatelessRandomNormalV2
     StatelessRandomUniformFullIntV2 StatelessRandomUniformV2 StatelessWhile StopGradient
     StridedSlice StridedSliceGrad Sub Sum Tanh TanhGrad Tile Transpose Unpack XlaDynamicUpdateSlice
-    """.split()
-)
+"""
 
 # Numbers, their places and truths; what names a variable has no dtype on a device.
 DTYPES = {"float32", "int32", "int64", "bool", "resource"}
@@ -154,7 +153,9 @@ def nodes_of(graph):
     while waiting:
         for node in waiting.pop():
             nodes.append(node)
-            called = [f.name for value in node.attr.values() for f in (value.func, *value.list.func)]
+            called = [
+                f.name for value in node.attr.values() for f in (value.func, *value.list.func)
+            ]
             waiting += [library.pop(name).node_def for name in called if name in library]
     return nodes
 
@@ -190,7 +191,7 @@ def kernels_of(operation):
 def test_operations_are_those_of_compilers(name, step, with_xla):
     """With dtypes for which XLA has kernels, on each kind of device for which it is installed."""
     nodes, _ = compiled(name, step)
-    assert {node.op for node in nodes} <= OPERATIONS | ARGUMENTS
+    assert {node.op for node in nodes} <= {*OPERATIONS.split()} | ARGUMENTS
     assert {dtype for node in nodes for dtype in dtypes_of(node)} <= DTYPES
     for device in ("XLA_CPU_JIT", "XLA_GPU_JIT"):
         for node in nodes:
@@ -262,21 +263,38 @@ def with_gradients(model):
     return function, inputs_of(model)
 
 
-@models({"recipe-real-nvp"})
-@pytest.mark.parametrize("step", ["sample", "gradients"])
-def test_programs_for_accelerators(name, step, with_xla):
-    """With numbers in place of the weights, which TensorFlow needs where there is no device."""
+def program_for_accelerators(name, step):
+    """Return a program with numbers in place of the weights, which have no device there."""
     model = make_model(name)
-    steps = {**functions_of(model), "gradients": with_gradients(model)}
-    function, specs = steps[step]
+    function, specs = {**functions_of(model), "gradients": with_gradients(model)}[step]
     graph = tf.function(function, autograph=False).get_concrete_function(*specs)
     frozen = convert_variables_to_constants_v2(graph, lower_control_flow=False)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]
     lowered = tf.function(lambda *a: frozen(*a), jit_compile=True, autograph=False)
-    platform = "TPU" if kernels_of_tpus() else "GPU"
-    program = lowered.experimental_get_compiler_ir(*specs)(stage="hlo", platform_name=platform)
-    assert_static(program)
+    is_for_tpus = any(kernel.device_type == "XLA_TPU_JIT" for kernel in kernels_of("MatMul"))
+    platform = "TPU" if is_for_tpus else "GPU"
+    return lowered.experimental_get_compiler_ir(*specs)(stage="hlo", platform_name=platform)
 
 
-def kernels_of_tpus():
-    return [k for k in kernels_of("MatMul") if k.device_type == "XLA_TPU_JIT"]
+@models({"recipe-real-nvp"})
+@pytest.mark.parametrize("step", ["sample", "gradients"])
+def test_programs_for_accelerators(name, step, with_xla):
+    assert_static(program_for_accelerators(name, step))
+
+
+@pytest.mark.parametrize(
+    "name", ["recipe-nsf", pytest.param("recipe-glow", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("is_short", [False, True])
+def test_products_have_the_precision_that_tensorflow_is_told(name, is_short, with_xla):
+    """Linear layers and knots of splines are products too."""
+    default = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(is_short)
+    try:
+        program = program_for_accelerators(name, "density")
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(default)
+    products = re.findall(r".* (?:dot|convolution)\(.*", program)
+    highest = [line for line in products if "operand_precision={highest,highest}" in line]
+    assert products
+    assert len(highest) == (0 if is_short else len(products))
