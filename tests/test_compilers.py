@@ -10,6 +10,7 @@ test_sequential.py and test_recomputation.py, of fresh draws in test_sampling.py
 """
 
 import functools
+import pathlib
 import re
 
 import keras
@@ -298,3 +299,15 @@ def test_products_have_the_precision_that_tensorflow_is_told(name, is_short, wit
     highest = [line for line in products if "operand_precision={highest,highest}" in line]
     assert products
     assert len(highest) == (0 if is_short else len(products))
+
+
+def test_one_place_knows_of_devices():
+    """And one more puts arrays into the memory of the host."""
+    package = pathlib.Path(keras_nf.__file__).parent
+    names = re.compile(r"list_(logical|physical)_devices|device_type|tf\.device\(|cpu_count")
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if names.search(path.read_text())
+    }
+    assert found == {"layout.py", "models/pipeline.py"}
