@@ -215,7 +215,7 @@ def test_programs_are_static_and_stay_on_the_device(name, step, with_xla):
     assert_static(compiled(name, step)[1])
 
 
-@models({"recipe-maf-random", "pixels"})
+@models({"pixels"})
 @pytest.mark.parametrize("step", ["train", "density", "sample", "draw"])
 def test_graphs_hold_nothing_that_python_drew(name, step):
     """Nor anything else that differs from one time that a step is traced to the next."""
