@@ -1,0 +1,68 @@
+"""The report of accelerators, where there may be none."""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from processes import ENVIRONMENT
+
+import keras_nf
+
+EXAMPLE = pathlib.Path(keras_nf.__file__).parents[1] / "examples" / "gpu_report.py"
+FLOWS = {"MAF", "Real NVP", "NSF", "Glow"}
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("gpu_report", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_errors_are_those_of_the_worst_number(example):
+    assert example.error([1.0, -3.0], [1.0, -1.0]) == pytest.approx(2.0 / 2.0)
+    # As no bound holds for a NaN, the report counts it among its failures.
+    assert not example.error([0.0, np.nan], [0.0, 0.0]) <= 1.0
+
+
+def test_least_time_is_of_calls_after_the_first(example, monkeypatch):
+    clock = iter([0.0, 3.0, 10.0, 12.0, 20.0, 24.0])
+    monkeypatch.setattr(example.time, "perf_counter", lambda: next(clock))
+    calls = []
+
+    def function(x):
+        calls.append(x)
+        return tf.constant(0.0)
+
+    assert example.milliseconds(function, 5, seconds=1.0) == 2000.0
+    assert calls == [5] * 4
+
+
+@pytest.mark.slow
+def test_the_report_runs():
+    result = subprocess.run(
+        [sys.executable, EXAMPLE, "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**ENVIRONMENT, "PYTHONPATH": str(EXAMPLE.parents[1])},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith("| ")]
+    times = [row for row in rows if re.search(r"^(training step|density|sample) of", row[1])]
+    checks = [row for row in rows if re.search(r"^(log p|there and back|weights),", row[1])]
+    assert {row[0].strip("| ") for row in times} == FLOWS
+    assert {row[0].strip("| ") for row in checks} == FLOWS
+    assert len(times) == 5 * len(FLOWS)
+    assert all(float(row[2].strip(" |")) > 0.0 for row in times)
+    assert len(checks) == 6 * len(FLOWS)
+    # Low precision is in use, and two devices round otherwise than one.
+    low = [float(row[2]) for row in checks if "mixed" in row[1] or "weights" in row[1]]
+    assert min(low) > 0.0
+    assert f"{len(checks)} of {len(checks)} checks hold." in result.stdout
