@@ -183,9 +183,12 @@ def _solve(made, elementwise, keeps, x, weights, condition=None):
 def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, condition=None):
     """Return the gradients with respect to x, the weights and the condition, if there is one."""
     stairs, depth = Stairs(made, turned=True), len(made.steps) - 1
-    outputs = outputs if len(outputs) == depth else made.outputs(y, condition, weights)
-    theta = saturate(outputs[-1], x.dtype)
     with tf.GradientTape(persistent=True) as tape:
+        tape.watch(y)
+        seen = saturate(y, stairs.dtype)
+    outputs = outputs if len(outputs) == depth else made.outputs(seen, condition, weights)
+    theta = saturate(outputs[-1], x.dtype)
+    with tape:
         tape.watch([x, theta, *outputs])
         value, log_derivative = _map(elementwise, x, theta)
         weighted = log_derivative * of_log_det
@@ -193,10 +196,17 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
     stretch, direct = tape.gradient(value, [x, theta], unconnected_gradients="zero")
     tilt, indirect = tape.gradient(weighted, [x, theta], unconnected_gradients="zero")
     kernels = [stairs.arrange_kernel(weights[i], i) for i in range(depth)]
-    upstream = [stairs.arrange(upstream, 0)]
+    # Nothing depends on how far beyond the largest number that the network sees a component is.
+    within = [tape.gradient(seen, y)] if stairs.dtype == "float16" else []
+    upstream = [stairs.arrange(rows, 0) for rows in (upstream, *within)]
     derivatives = [stairs.arrange(rows, depth) for rows in (direct, indirect)]
+
+    def add_upstream(product, _, bar, *within):
+        product = ops.cast(product, x.dtype)
+        return bar + (product * within[0] if within else product)
+
     stages = {
-        0: _Stage(lambda product, _, bar: bar + ops.cast(product, x.dtype), upstream, kernels[0]),
+        0: _Stage(add_upstream, upstream, kernels[0]),
         depth: _Stage(lambda _, rows, a, b: ops.cast(a * rows[0] + b, stairs.dtype), derivatives),
     }
     for i in reversed(range(1, depth)):
@@ -214,7 +224,7 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
         stages[i] = _Stage(finish, data, kernels[i], give)
     bars = _climb(stairs, stages, stages, x)
     total, *adjoints = (bars[i] for i in range(depth + 1))
-    own = made.layer_gradients([y, *hidden], adjoints, weights, condition)
+    own = made.layer_gradients([seen, *hidden], adjoints, weights, condition)
     return total * stretch + tilt, *own
 
 

@@ -1,4 +1,4 @@
-"""Held-out log-densities of a table by the precision of the networks: trained in it, or moved to it.
+"""Held-out log-densities of a table by the precision of networks: trained in it, or moved to it.
 
 python tests/benchmarks/mixed_precision.py --data power.npz
 
