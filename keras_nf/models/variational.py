@@ -133,7 +133,8 @@ class VariationalModel(DensityModel):
 
         The draws of a step follow from the seed and the number of steps that the optimizer has
         made, and with `mixed_float16` from the scale of the loss, so that a run which was
-        interrupted goes on as it would have. XLA, which Keras uses unless `compile` says otherwise, has generators of its own, with other draws.
+        interrupted goes on as it would have. XLA, which Keras uses unless `compile` says otherwise,
+        has generators of its own, with other draws.
 
         Args:
           batch_size: draws in each step.
