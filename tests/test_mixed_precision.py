@@ -338,42 +338,51 @@ class SameNetwork(keras_nf.AutoregressiveNetwork):
         return self.made(inputs, condition)
 
 
-@pytest.mark.parametrize("options", [{}, {"residual": True}], ids=["plain", "residual"])
-@pytest.mark.parametrize("size", [1.0, 1e5])
-def test_gradients_beyond_what_float16_holds(options, size):
+@pytest.mark.parametrize(
+    ("residual", "scale", "last"), [(False, 30.0, 1.0), (True, 1.0, 1.0), (True, 1.0, 0.03)]
+)
+@pytest.mark.parametrize("size", [1.0, 1e4, 1e5])
+def test_gradients_beyond_what_float16_holds(residual, scale, last, size):
     rng = np.random.default_rng(0)
-    flow = keras_nf.InverseAutoregressive(hidden_units=(16,) * 3, dtype="mixed_float16", **options)
+    flow = keras_nf.InverseAutoregressive(
+        hidden_units=(16,) * 3, residual=residual, dtype="mixed_float16"
+    )
     flow.build((None, 3))
     perturb(flow)
+    # With a small last layer, sums within saturate alone.
+    kernel = flow.trainable_weights[-2]
+    kernel.assign(last * kernel)
     other = keras_nf.InverseAutoregressive(
         conditioner=SameNetwork(flow.conditioner), dtype="mixed_float16"
     )
     other.build((None, 3))
-    x = tf.constant(size * (1.0 + 0.1 * rng.normal(size=(32, 3))), "float32")
+    x = tf.constant(size * rng.normal(size=(32, 3)), "float32")
     gradients = []
     for each in (flow, other):
         with tf.GradientTape() as tape:
             tape.watch(x)
             z, log_det = each.inverse_and_log_det(x)
-            loss = ops.mean(ops.tanh(z / size)) + ops.mean(log_det)
+            loss = scale * ops.mean(ops.tanh(z / size) + log_det[:, None])
         gradients.append(tape.gradient(loss, [x, *flow.trainable_weights]))
     for found, expected in zip(*gradients, strict=True):
         assert np.isfinite(expected).all()
-        atol = 1e-2 * np.max(np.abs(expected))
+        # Numbers of float16 are multiples of 6e-8.
+        atol = max(1e-2 * np.max(np.abs(expected)), 5e-7)
         np.testing.assert_allclose(found, expected, rtol=1e-2, atol=atol)
 
 
 def test_variational_model_goes_on_after_a_bad_draw():
     def target(x):
-        # Of one draw in some hundred there is no gradient.
-        return gaussian(x) + tf.where(x[:, 0] > 2.5, np.nan, 0.0) * x[:, 0]
+        # Some draws in a hundred have no gradient.
+        return gaussian(x) + tf.where(x[:, 1] > 4.0, np.nan, 0.0) * x[:, 1]
 
     model = keras_nf.VariationalModel(coupling(), target)
     model.compile("adam")
-    model.fit(batch_size=16, steps_per_epoch=100, seed=0, verbose=0)
-    skipped = 100 - int(model.optimizer.iterations)
-    # One is an overflow of the first scale.
-    assert 2 < skipped < 60
+    for goal in (25, 50, 75):
+        model.fit(batch_size=16, steps_per_epoch=50, seed=0, verbose=0)
+        # Some steps are skipped, and all after the first of them, were its draws made again.
+        assert goal < model.optimizer.iterations
+    assert model.optimizer.iterations < 147
     assert np.isfinite(weights_of(model)).all()
 
 
