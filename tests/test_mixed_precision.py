@@ -46,17 +46,15 @@ def fused(flow, direction, x, condition):
 
 
 def know_parameters(flow, policy):
-    """Let each network give numbers that are the same in every precision: those of its last bias.
-
-    A network is whatever has a kernel whose last layer can be zero; `Planar` has one of its own.
-    """
+    """Let networks, without their kernels, give the same in every precision: their last bias."""
     for layer in flow._flatten_layers():
         weights = []
         if hasattr(layer, "conditioner"):
             weights = layer.conditioner.trainable_weights
             last = max(i for i, w in enumerate(weights) if w.name.startswith("bias"))
             weights[last].assign(rounded(weights[last], policy))
-            weights = weights[last - 1 : last]
+            # With a condition a linear network has two.
+            weights = [weight for weight in weights if "kernel" in weight.name]
         elif isinstance(layer, keras_nf.Planar) and layer.amortized:
             weights = layer.trainable_weights[-1:]
         for kernel in weights:
