@@ -132,8 +132,9 @@ class VariationalModel(DensityModel):
         """Maximize the bound: `keras.Model.fit` on the model's own draws.
 
         The draws of a step follow from the seed and the number of steps that the optimizer has
-        made, so that a run which was interrupted goes on as it would have. XLA, which Keras uses
-        unless `compile` says otherwise, has generators of its own, with other draws.
+        made, and with `mixed_float16` from the scale of the loss, so that a run which was
+        interrupted goes on as it would have. XLA, which Keras uses unless `compile` says otherwise,
+        has generators of its own, with other draws.
 
         Args:
           batch_size: draws in each step.
@@ -189,6 +190,9 @@ class VariationalModel(DensityModel):
 
     def train_step(self, draws):
         step = tf.cast(self.optimizer.iterations, tf.int32)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # A skipped step does not count, but halves the scale; the same draws would fail again.
+            step += tf.bitcast(tf.convert_to_tensor(self.optimizer.dynamic_scale), tf.int32)
         beta = self.inverse_temperature
         beta = beta(self.optimizer.iterations) if callable(beta) else beta
         log_probs = PhaseCall(lambda draws: self._log_probs(draws, step))

@@ -180,10 +180,19 @@ def _solve(made, elementwise, keeps, x, weights, condition=None):
     return results[0], [results[i] for i in kept]
 
 
+def _within(values, dtype):
+    """Return one where `saturate` leaves a value as it is, and zero where nothing depends on it."""
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        saturated = saturate(values, dtype)
+    return tape.gradient(saturated, values)
+
+
 def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, condition=None):
     """Return the gradients with respect to x, the weights and the condition, if there is one."""
     stairs, depth = Stairs(made, turned=True), len(made.steps) - 1
-    outputs = outputs if len(outputs) == depth else made.outputs(y, condition, weights)
+    is_narrow, seen = stairs.dtype == "float16", saturate(y, stairs.dtype)
+    outputs = outputs if len(outputs) == depth else made.outputs(seen, condition, weights)
     theta = saturate(outputs[-1], x.dtype)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([x, theta, *outputs])
@@ -194,27 +203,40 @@ def _gradients(made, elementwise, x, y, outputs, upstream, of_log_det, weights, 
     tilt, indirect = tape.gradient(weighted, [x, theta], unconnected_gradients="zero")
     kernels = [stairs.arrange_kernel(weights[i], i) for i in range(depth)]
     upstream = [stairs.arrange(upstream, 0)]
+    if is_narrow:
+        upstream.append(stairs.arrange(_within(y, stairs.dtype), 0))
+        within = ops.cast(_within(outputs[-1], x.dtype), x.dtype)
+        direct, indirect = direct * within, indirect * within
     derivatives = [stairs.arrange(rows, depth) for rows in (direct, indirect)]
+
+    def add_upstream(product, _, bar, *factor):
+        product = ops.cast(product, x.dtype)
+        return bar + (product * factor[0] if is_narrow else product)
+
     stages = {
-        0: _Stage(lambda product, _, bar: bar + ops.cast(product, x.dtype), upstream, kernels[0]),
+        0: _Stage(add_upstream, upstream, kernels[0]),
         depth: _Stage(lambda _, rows, a, b: ops.cast(a * rows[0] + b, stairs.dtype), derivatives),
     }
     for i in reversed(range(1, depth)):
+        gate, is_kept = made.gate(i - 1, condition, weights), i + 1 in made.block_ends
 
-        def finish(product, rows, slope, *gate, i=i):
+        def finish(product, rows, slope, *others, i=i, is_kept=is_kept):
             bar = product * slope
-            return bar + rows[i + 2] if i + 1 in made.block_ends else bar
+            if not is_kept:
+                return bar
+            return bar + (rows[i + 2] * others[-1] if is_narrow else rows[i + 2])
 
-        def give(bar, slope, *gate):
-            return bar * gate[0] if gate else bar
+        def give(bar, slope, *others, is_gated=gate is not None):
+            return bar * others[0] if is_gated else bar
 
-        slope = tape.gradient(hidden[i - 1], outputs[i - 1])
-        data = [slope, made.gate(i - 1, condition, weights)]
+        data = [tape.gradient(hidden[i - 1], outputs[i - 1]), gate]
+        if is_narrow and is_kept:
+            data.append(_within(outputs[i - 1], stairs.dtype))
         data = [stairs.arrange(values, i) for values in data if values is not None]
         stages[i] = _Stage(finish, data, kernels[i], give)
     bars = _climb(stairs, stages, stages, x)
     total, *adjoints = (bars[i] for i in range(depth + 1))
-    own = made.layer_gradients([y, *hidden], adjoints, weights, condition)
+    own = made.layer_gradients([seen, *hidden], adjoints, weights, condition)
     return total * stretch + tilt, *own
 
 
