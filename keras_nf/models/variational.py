@@ -13,6 +13,7 @@ from keras_nf.base import Base, is_conditional
 from keras_nf.flow.arguments import title
 from keras_nf.flow.contract import Flow
 from keras_nf.models.density import DensityModel
+from keras_nf.models.replicas import as_one_batch
 from keras_nf.seeds import two_seeds
 from keras_nf.training import PhaseCall
 
@@ -201,6 +202,7 @@ class VariationalModel(DensityModel):
             loss = ops.mean(log_q - ops.cast(beta, log_q.dtype) * log_p)
             # The gradients of the replicas are added.
             share = loss / tf.distribute.get_strategy().num_replicas_in_sync
+            share = as_one_batch(share, tf.shape(draws)[0])
             objective = self.optimizer.scale_loss(share)
         weights = self.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(objective, weights), weights))
