@@ -1,6 +1,7 @@
 """DensityModel: the density of a flow and a base, without a way to train it."""
 
 import contextlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,8 @@ class DensityModel(StoredModel):
         self.condition_shape: Any = None
         self._check_condition(encoder)
         self._graphs: Graphs | None = None
+        # Training and evaluation sum up losses in the same metrics.
+        self._metrics_lock = threading.RLock()
         self._base_numbers: bytes | None = None
 
     @property
@@ -239,6 +242,22 @@ class DensityModel(StoredModel):
         """
         self._forget_stale_graphs()
         return super().predict(to_batches(self, x, None, batch_size), **kwargs)
+
+    def fit(self, *args, **kwargs):
+        with self._metrics_lock:
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        with self._metrics_lock:
+            return super().evaluate(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        with self._metrics_lock:
+            return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        with self._metrics_lock:
+            return super().test_on_batch(*args, **kwargs)
 
     @by_chief
     def export(self, filepath, format="tf_saved_model", **kwargs):  # noqa: A002

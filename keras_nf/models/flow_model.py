@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_nf.arguments import batch_shape, check_count
 from keras_nf.elementwise.spline import RationalQuadraticSpline
 from keras_nf.flow.arguments import title, to_events
+from keras_nf.flow.door import BUILDING
 from keras_nf.flows.planar import Planar
 from keras_nf.inputs import join_inputs, split_inputs
 from keras_nf.models.batches import specs_of, to_arrays, to_batches
@@ -42,6 +43,10 @@ class FlowModel(DensityModel):
     With an `encoder` the model is p(x | encoder(c)), trained end to end: the flow sees what the
     encoder makes of the condition, which may then be anything that the encoder takes, as images.
     `model.flow` and `model.distribution` take `condition=model.encoder(c)`, the model itself c.
+
+    Threads may share a model. `log_prob`, `sample` and `predict` run beside anything; beside `fit`
+    they may see some weights before a step and others after it. `fit` and `evaluate` sum losses in
+    the same metrics, and wait for each other.
 
     Args:
       flow: the flow, or a `Chain` of flows.
@@ -225,8 +230,9 @@ class FlowModel(DensityModel):
         unknown = any(s.rank is None or s.rank < 2 or s[-1] is None for s in shapes)
         if unknown or not self.compiled:
             return
-        if not self.built:
-            self.build(join_inputs(*[(None, *shape[1:]) for shape in shapes]))
+        with BUILDING:
+            if not self.built:
+                self.build(join_inputs(*[(None, *shape[1:]) for shape in shapes]))
         self._build_optimizer()
 
     def evaluate(self, x=None, y=None, batch_size=None, *, sample_weight=None, **kwargs):
