@@ -75,7 +75,7 @@ def entropy(size):
 
 def write_shards(shape, chunks, folder, count, suffix):
     """Deal rows to shards, of npy files or of records that are the bytes of a row."""
-    _, size = shape
+    rows, size = shape
     paths = [folder / f"rows-{index:03}{suffix}" for index in range(count)]
     with contextlib.ExitStack() as stack:
         if suffix == ".npy":
