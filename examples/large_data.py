@@ -93,7 +93,6 @@ def write_shards(shape, chunks, folder, count, suffix):
                 for row in [part] if suffix == ".npy" else part:
                     file.write(row.tobytes())
             first += len(x)
-    np.savez(folder / "shape.npz", rows=rows, size=size)
 
 
 def stream(folder, suffix, size, batch_size, buffer, seed):
@@ -187,8 +186,9 @@ def main():
         else:
             shape, chunks = draw_rows(options.rows, options.features, options.seed)
         write_shards(shape, chunks, options.out, options.shards, suffix)
-    with np.load(options.out / "shape.npz") as shape:
-        rows, size = int(shape["rows"]), int(shape["size"])
+        np.savez(options.out / "about.npz", shape=shape, is_drawn=options.data is None)
+    with np.load(options.out / "about.npz") as about:
+        (rows, size), is_drawn = about["shape"].tolist(), bool(about["is_drawn"])
     print(
         f"{rows:,} rows of {size} numbers, {rows * size * DTYPE.itemsize / 1e6:.1f} MB", flush=True
     )
@@ -217,7 +217,7 @@ def main():
     rate = (options.epochs * steps - watch.first) * options.batch_size / watch.seconds
     print(f"{rate:,.0f} rows per second on {strategy.num_replicas_in_sync} device(s)")
     print(f"{watch.memory:.0f} MB after the first steps, {peak_memory():.0f} MB at the end")
-    if not options.data:
+    if is_drawn:
         print(f"{entropy(size):.3f} nats is the loss of the true density")
 
 
