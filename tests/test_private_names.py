@@ -10,6 +10,8 @@ import textwrap
 
 import keras
 import pytest
+from keras.src.backend.tensorflow.trainer import TFEpochIterator
+from tensorflow.python.distribute import values
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -28,7 +30,11 @@ NAMES = [
     (keras.Layer, "_trackable_children"),
     (keras.Layer, "_trainable_variables"),
     (keras.Model, "_distribute_strategy"),
+    (keras.Model, "_initial_epoch"),
+    (keras.Model, "_maybe_symbolic_build"),
     (keras.Model, "_use_cached_eval_dataset"),
+    (TFEpochIterator, "_distributed_dataset"),
+    (values.PerReplicaSpec, "_value_specs"),
     (keras.Variable, "_value"),
     (keras.Variable, "_trainable"),
     (tfb.Bijector, "_cache"),

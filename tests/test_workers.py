@@ -75,7 +75,7 @@ def test_workers_go_on_from_a_backup(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_never_comes_is_given_up(tmp_path):
-    codes, printed = workers.finish(workers.start(2, tmp_path, "train", missing=[1]), 150)
+    codes, printed = workers.finish(workers.start(2, tmp_path, "alone", missing=[1]), 100)
     assert codes == [1]
     assert "Timeout" in printed[0]
 

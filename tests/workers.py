@@ -146,7 +146,7 @@ def reduce_as_mended(values, strategy, reduction):
 
 
 def main(folder, plan):
-    faulthandler.dump_traceback_later(90, exit=True)
+    faulthandler.dump_traceback_later(20 if plan == "alone" else 120, exit=True)
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
