@@ -206,8 +206,8 @@ def main():
         )
         model.compile(
             keras.optimizers.Adam(schedule),
-            steps_per_execution=options.steps_per_execution,
-            # Workers exchange gradients by operations that XLA does not have on CPUs.
+            # Workers exchange gradients after each step, by operations that XLA lacks on CPUs.
+            steps_per_execution=1 if is_worker else options.steps_per_execution,
             jit_compile=not is_worker,
         )
     watch = Watch()

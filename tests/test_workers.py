@@ -44,7 +44,8 @@ def test_workers_train_as_one_process(tmp_path, count, plan):
         assert_equal(one, expected, expected.keys() - {"batches"})
         assert len(one["batches"]) == len(expected["batches"])
         np.testing.assert_allclose(one["batches"], expected["batches"], atol=0.3)
-        assert "flows differ" in str(one["refusal"])
+        assert "models whose flows differ" in str(one["different"])
+        assert "Received: steps_per_execution=2" in str(one["several"])
     varied = [name for name in results[0] if name.startswith(("varied", "bound"))]
     assert len(varied) > 2
     for one in results[1:]:

@@ -105,7 +105,7 @@ def train(scope, folder, *, shuffle=True, kill=None):
     }
 
 
-def vary(scope, folder):
+def vary(scope):
     """Train on draws, whose weights ought to be the same on all workers."""
     import keras
 
@@ -120,17 +120,20 @@ def vary(scope, folder):
     return {f"varied {i}": w for i, w in enumerate(model.get_weights())} | {"bound": bound}
 
 
-def refusal(scope):
-    """Return the error for masks that each worker draws anew."""
+def refusals(scope):
+    """Return the errors for masks that each worker draws anew, and for several steps at once."""
     import keras
 
     keras.utils.set_random_seed(os.getpid())
-    model = make_model(scope, mask="random")
-    try:
-        model.fit(X, verbose=0)
-    except ValueError as error:
-        return str(error)
-    return "none"
+    different, several = make_model(scope, mask="random"), make_model(scope)
+    several.compile("adam", steps_per_execution=2)
+    errors = {}
+    for name, model in {"different": different, "several": several}.items():
+        try:
+            model.fit(X, verbose=0)
+        except ValueError as error:
+            errors[name] = str(error)
+    return errors
 
 
 def reduce_as_mended(values, strategy, reduction):
@@ -160,7 +163,7 @@ def main(folder, plan):
     whole = plan in ("train", "mended")
     results = train(strategy.scope(), folder, shuffle=whole, kill=kill)
     if whole:
-        results |= vary(strategy.scope(), folder) | {"refusal": refusal(strategy.scope())}
+        results |= vary(strategy.scope()) | refusals(strategy.scope())
     np.savez(folder / f"worker_{index}.npz", **results)
 
 

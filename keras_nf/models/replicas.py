@@ -42,6 +42,12 @@ class ReplicatedModel(keras.Model):
     def _reporting_scalars(self, function):
         if not has_workers(self.distribute_strategy):
             return function
+        if self.steps_per_execution != 1:
+            raise ValueError(
+                "Several workers take single steps, for in loops of TensorFlow their exchange "
+                f"fails. Received: steps_per_execution={self.steps_per_execution}. Leave it out "
+                "of `compile`."
+            )
 
         def report(iterator):
             return keras.tree.map_structure(lambda v: tf.reshape(v, ()), function(iterator))
