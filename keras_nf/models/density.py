@@ -68,7 +68,7 @@ class DensityModel(StoredModel):
         return self.variable_dtype
 
     def build(self, inputs_shape):
-        with self.scope():
+        with self._weights_scope():
             self._build(*split_inputs(inputs_shape))
 
     def _build(self, x_shape, condition_shape):

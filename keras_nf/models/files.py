@@ -98,7 +98,7 @@ class StoredModel(ReplicatedModel):
             self._build_optimizer()
 
     def _build_optimizer(self):
-        with self.scope():
+        with self._weights_scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
 

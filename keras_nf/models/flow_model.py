@@ -121,7 +121,7 @@ class FlowModel(DensityModel):
         """
         if self.encoder is not None:
             x = to_batches(self, x, None, None).map(self._with_encoding)
-        with self.scope():
+        with self._weights_scope():
             self.flow.adapt(x)
 
     def cdf(self, x: Any, condition: Any = None) -> tf.Tensor:

@@ -21,9 +21,8 @@ class ReplicatedModel(keras.Model):
 
     def get_metrics_result(self):
         logs = super().get_metrics_result()
-        if tf.distribute.in_cross_replica_context() or not has_workers(
-            tf.distribute.get_strategy()
-        ):
+        is_replica = not tf.distribute.in_cross_replica_context()
+        if not (is_replica and has_workers(tf.distribute.get_strategy())):
             return logs
         return keras.tree.map_structure(lambda value: tf.reshape(value, (1,)), logs)
 
@@ -54,7 +53,7 @@ class ReplicatedModel(keras.Model):
 
         return report
 
-    def scope(self):
+    def _weights_scope(self):
         """Return the context in which weights are made: the scope of the model's strategy."""
         is_inside = tf.distribute.has_strategy() or self._distribute_strategy is None
         return contextlib.nullcontext() if is_inside else self._distribute_strategy.scope()
@@ -99,7 +98,8 @@ def by_chief(write):
 
     @functools.wraps(write)
     def by_one(model, *args, **kwargs):
-        if is_chief(model.distribute_strategy):
+        # What is no model has no strategy, and is for the function to refuse.
+        if is_chief(getattr(model, "distribute_strategy", None)):
             write(model, *args, **kwargs)
 
     return by_one
