@@ -46,10 +46,10 @@ def test_workers_train_as_one_process(tmp_path, count, plan):
         np.testing.assert_allclose(one["batches"], expected["batches"], atol=0.3)
         assert "models whose flows differ" in str(one["different"])
         assert "Received: steps_per_execution=2" in str(one["several"])
-    varied = [name for name in results[0] if name.startswith(("varied", "bound"))]
-    assert len(varied) > 2
+    shared = [name for name in results[0] if name.startswith(("weight", "varied", "bound"))]
+    assert len(shared) > 12
     for one in results[1:]:
-        for name in varied:
+        for name in shared:
             np.testing.assert_array_equal(one[name], results[0][name])
     # The chief's files are whole.
     loaded = keras.models.load_model(folder / "model.keras")

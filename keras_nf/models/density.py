@@ -20,7 +20,7 @@ from keras_nf.layout import portable_operations
 from keras_nf.models.batches import to_batches
 from keras_nf.models.export import export_saved_model, input_specs
 from keras_nf.models.files import StoredModel
-from keras_nf.models.replicas import by_chief
+from keras_nf.models.replicas import by_chief, refuse_no_rows
 from keras_nf.models.rows import Graphs
 from keras_nf.seeds import two_seeds
 
@@ -96,6 +96,8 @@ class DensityModel(StoredModel):
         # Keras hands `training` on to the layers of the encoder.
         x, condition = split_inputs(inputs)
         x = to_events(self.flow, x)
+        if self.flow.event_ndims > 1:
+            x = refuse_no_rows(x)
         distribution = self.distribution
         self._check_positions(x, distribution.event_shape)
         return distribution.log_prob(x, condition=self.encode(condition))

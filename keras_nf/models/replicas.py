@@ -8,7 +8,9 @@ import zlib
 import keras
 import tensorflow as tf
 
-__all__ = ["ReplicatedModel", "as_one_batch", "by_chief", "seed_of_all"]
+from keras_nf.layout import has_accelerator
+
+__all__ = ["ReplicatedModel", "as_one_batch", "by_chief", "refuse_no_rows", "seed_of_all"]
 
 
 class ReplicatedModel(keras.Model):
@@ -121,6 +123,21 @@ def as_one_batch(loss, rows):
     mean_rows = replica.all_reduce(tf.distribute.ReduceOp.MEAN, rows)
     weighted = loss * rows / mean_rows
     return weighted + tf.stop_gradient(loss - weighted)
+
+
+def refuse_no_rows(x):
+    """Return images as they are; refuse those of a replica that gets none of a batch, on a CPU.
+
+    TensorFlow 2.21 gives a convolution of no rows the wrong shape there.
+    """
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1 or has_accelerator():
+        return x
+    message = (
+        "A replica got no rows of a batch of images, of which TensorFlow has no convolution on a "
+        "CPU. Leave out what remains of the rows: `batch(size, drop_remainder=True)` of a dataset."
+    )
+    with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(x)[0], message)]):
+        return tf.identity(x)
 
 
 def seed_of_all(seed, strategy):
