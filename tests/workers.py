@@ -57,7 +57,7 @@ def finish(processes, seconds):
     return [process.returncode for process in processes], printed
 
 
-def make_model(scope, mask="half"):
+def make_model(scope, mask="half", **options):
     import keras
 
     import keras_nf
@@ -66,7 +66,7 @@ def make_model(scope, mask="half"):
         couplings = [keras_nf.AffineCoupling(mask=mask, hidden_units=(8,), swap=s) for s in (0, 1)]
         model = keras_nf.FlowModel(keras_nf.Chain([keras_nf.ActNorm(), *couplings]))
         sgd = keras.optimizers.SGD(1e-2, momentum=0.9)
-        model.compile(sgd, metrics=[keras_nf.BitsPerDim()])
+        model.compile(sgd, metrics=[keras_nf.BitsPerDim()], **options)
     model.adapt(X)
     return model
 
@@ -120,13 +120,13 @@ def vary(scope):
     return {f"varied {i}": w for i, w in enumerate(model.get_weights())} | {"bound": bound}
 
 
-def refusals(scope):
+def refusals(strategy):
     """Return the errors for masks that each worker draws anew, and for several steps at once."""
     import keras
 
     keras.utils.set_random_seed(os.getpid())
-    different, several = make_model(scope, mask="random"), make_model(scope)
-    several.compile("adam", steps_per_execution=2)
+    different = make_model(strategy.scope(), mask="random")
+    several = make_model(strategy.scope(), steps_per_execution=2)
     errors = {}
     for name, model in {"different": different, "several": several}.items():
         try:
@@ -163,7 +163,7 @@ def main(folder, plan):
     whole = plan in ("train", "mended")
     results = train(strategy.scope(), folder, shuffle=whole, kill=kill)
     if whole:
-        results |= vary(strategy.scope()) | refusals(strategy.scope())
+        results |= vary(strategy.scope()) | refusals(strategy)
     np.savez(folder / f"worker_{index}.npz", **results)
 
 
