@@ -1,5 +1,6 @@
 """The sequential direction of autoregressive flows, against one network pass per component."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -61,6 +62,7 @@ def make(network, elementwise, condition_size, dtype, activation="tanh"):
         condition = tf.constant(rng.normal(size=(BATCH, condition_size)), dtype)
     options = {"hidden_units": hidden_units, "activation": activation, "order": order, "seed": 2}
     options["residual"] = network.startswith("residual")
+    keras.utils.set_random_seed(0)
     flow = Autoregressive(elementwise, dtype=dtype, **options)
     return perturbed(flow, x, condition), x, condition
 
