@@ -1,53 +1,29 @@
 """The examples of conditional densities: exact quantiles, exact posteriors, command lines."""
 
 import csv
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 from cases import perturb
-from processes import ENVIRONMENT
+from processes import load_example, run_example
 
 pytest.importorskip("matplotlib")
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(4, 3)).astype("float32")
 Y = RNG.gamma(2.0, size=(50, 1)).astype("float32")
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_example", EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(name, *arguments):
-    result = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**ENVIRONMENT, "PYTHONPATH": str(EXAMPLES.parent)},
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
 def regression():
-    return load("conditional_density")
+    return load_example("conditional_density")
 
 
 @pytest.fixture(scope="module")
 def sbi():
-    return load("sbi")
+    return load_example("sbi")
 
 
 def make(regression, head):
@@ -111,9 +87,9 @@ def test_regression_command_goes_on_where_it_stopped(tmp_path):
     options = {"--data": tmp_path / "sets.npz", "--out": tmp_path / "out.csv", "--epochs": 1}
     options |= {"--units": 4, "--folds": 2, "--min-steps": 2}
     words = [word for option in options.items() for word in option]
-    run("conditional_density", *words, "--splits", 1)
+    run_example("conditional_density", *words, "--splits", 1)
     first = (tmp_path / "out.csv").read_text()
-    printed = run("conditional_density", *words)
+    printed = run_example("conditional_density", *words)
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert (tmp_path / "out.csv").read_text().startswith(first)
@@ -127,7 +103,7 @@ def test_regression_command_goes_on_where_it_stopped(tmp_path):
 @pytest.mark.slow
 def test_regression_command_without_data(tmp_path):
     options = ["--splits", 1, "--epochs", 1, "--units", 4, "--folds", 2, "--min-steps", 2]
-    printed = run("conditional_density", *options, "--out", tmp_path / "out.csv")
+    printed = run_example("conditional_density", *options, "--out", tmp_path / "out.csv")
     name, splits, log_prob, *_ = printed.splitlines()[-1].split()
     assert (name, splits) == ("diabetes", "1")
     assert np.isfinite(float(log_prob))
@@ -182,7 +158,7 @@ def test_simulator_has_the_density_of_the_posterior(sbi):
 @pytest.mark.slow
 def test_simulation_command_writes_picture_and_model(sbi, tmp_path):
     options = ["--simulations", 400, "--epochs", 1, "--batch-size", 20, "--layers", 1]
-    printed = run("sbi", *options, "--hidden-units", 8, "--points", 50, "--out", tmp_path)
+    printed = run_example("sbi", *options, "--hidden-units", 8, "--points", 50, "--out", tmp_path)
     assert "KL divergence" in printed
     assert (tmp_path / "two_moons.png").read_bytes().startswith(b"\x89PNG")
     model = keras.models.load_model(tmp_path / "posterior.keras")

@@ -1,28 +1,18 @@
 """The report of accelerators, where there may be none."""
 
-import importlib.util
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from processes import ENVIRONMENT
+from processes import load_example, run_example
 
-import keras_nf
-
-EXAMPLE = pathlib.Path(keras_nf.__file__).parents[1] / "examples" / "gpu_report.py"
 FLOWS = {"MAF", "Real NVP", "NSF", "Glow"}
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("gpu_report", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("gpu_report")
 
 
 def test_errors_are_those_of_the_worst_number(example):
@@ -46,15 +36,8 @@ def test_least_time_is_of_calls_after_the_first(example, monkeypatch):
 
 @pytest.mark.slow
 def test_the_report_runs():
-    result = subprocess.run(
-        [sys.executable, EXAMPLE, "--quick"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**ENVIRONMENT, "PYTHONPATH": str(EXAMPLE.parents[1])},
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith("| ")]
+    printed = run_example("gpu_report", "--quick")
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]
     times = [row for row in rows if re.search(r"^(training step|density|sample) of", row[1])]
     checks = [row for row in rows if re.search(r"^(log p|there and back|weights),", row[1])]
     assert {row[0].strip("| ") for row in times} == FLOWS
@@ -65,4 +48,4 @@ def test_the_report_runs():
     # Low precision is in use, and two devices round otherwise than one.
     low = [float(row[2]) for row in checks if "mixed" in row[1] or "weights" in row[1]]
     assert min(low) > 0.0
-    assert f"{len(checks)} of {len(checks)} checks hold." in result.stdout
+    assert f"{len(checks)} of {len(checks)} checks hold." in printed

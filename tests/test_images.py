@@ -1,16 +1,13 @@
 """Flows of images: squares of pixels, masks, convolutions, scales, recipes, and the example."""
 
-import pathlib
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from cases import perturb
-from processes import ENVIRONMENT
+from processes import run_example
 
 import keras_nf
 from keras_nf import FlowModel
@@ -397,18 +394,10 @@ def test_the_example_trains_and_draws(options, tmp_path):
     highest = {"x_train": 16, "x_test": 16, "y_train": 10, "y_test": 10}
     data = {name: RNG.integers(highest[name], size=shape) for name, shape in shapes.items()}
     np.savez(tmp_path / "data.npz", **{name: part.astype("uint8") for name, part in data.items()})
-    example = pathlib.Path(keras_nf.__file__).parents[1] / "examples" / "images.py"
     small = ["--minutes", "0.1", "--levels", "2", "--steps", "1", "--units", "8", "8"]
     paths = ["--data", tmp_path / "data.npz", "--out", tmp_path / "out"]
-    result = subprocess.run(
-        [sys.executable, example, *paths, *small, "--model", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**ENVIRONMENT, "PYTHONPATH": str(example.parents[1])},
-    )
-    assert result.returncode == 0, result.stderr
-    (mean, error) = re.search(r"([\d.]+) ± ([\d.]+) bits per dim", result.stdout).groups()
+    printed = run_example("images", *paths, *small, "--model", *options)
+    (mean, error) = re.search(r"([\d.]+) ± ([\d.]+) bits per dim", printed).groups()
     # Levels of 4 bits, which no model beats; a short training of small ones learns nearly that.
     assert 3.9 < float(mean) < (np.inf if options[0] == "maf" else 8.0)
     assert 0.0 < float(error) < np.inf

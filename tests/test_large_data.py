@@ -1,42 +1,20 @@
 """Data larger than memory: the shards of the example, what streams of them, and at what memory."""
 
-import importlib.util
 import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
-from processes import ENVIRONMENT
+from processes import load_example, run_example
 
-import keras_nf
-
-EXAMPLE = pathlib.Path(keras_nf.__file__).parents[1] / "examples" / "large_data.py"
 SUFFIXES = pytest.mark.parametrize("suffix", [".npy", ".tfrecord"])
 SMALL = ["--layers", "1", "--units", "8", "--buffer", "4096", "--shards", "4"]
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("large_data", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run_example(*options, returncode=0, **environment):
-    result = subprocess.run(
-        [sys.executable, EXAMPLE, *map(str, options)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**ENVIRONMENT, "PYTHONPATH": str(EXAMPLE.parents[1]), **environment},
-    )
-    assert result.returncode == returncode, result.stderr
-    return result.stdout if returncode == 0 else result.stderr
+    return load_example("large_data")
 
 
 @SUFFIXES
@@ -75,9 +53,8 @@ def test_drawn_rows_have_the_entropy_that_is_printed(example):
 @pytest.mark.parametrize("format_", ["npy", "tfrecord"])
 def test_the_example_learns_what_it_streams(format_, tmp_path):
     options = ["--rows", 20000, "--features", 2, "--format", format_, "--batch-size", 128]
-    output = run_example(
-        *options, "--out", tmp_path, "--epochs", 3, "--learning-rate", 3e-3, "--buffer", 4096
-    )
+    training = ["--epochs", 3, "--learning-rate", 3e-3, "--buffer", 4096]
+    output = run_example("large_data", *options, "--out", tmp_path, *training)
     losses = [float(loss) for loss in re.findall(r"loss: ([\d.]+)", output)]
     (entropy,) = re.findall(r"([\d.]+) nats is the loss of the true", output)
     assert float(entropy) - 0.02 < losses[-1] < float(entropy) + 0.05
@@ -88,7 +65,7 @@ def test_the_example_learns_what_it_streams(format_, tmp_path):
     assert model.log_prob(x).shape == (len(x),)
     # What is written is not written again.
     times = {path: os.path.getmtime(path) for path in tmp_path.glob("rows-*")}
-    run_example("--format", format_, "--out", tmp_path, "--epochs", 0)
+    run_example("large_data", "--format", format_, "--out", tmp_path, "--epochs", 0)
     assert times == {path: os.path.getmtime(path) for path in tmp_path.glob("rows-*")}
 
 
@@ -100,8 +77,8 @@ def test_memory_does_not_grow_with_the_data(format_, tmp_path):
     for rows in (100_000, 400_000):
         options = ["--features", 128, "--format", format_, "--out", tmp_path / str(rows), *SMALL]
         # Writing is no part of what is measured.
-        run_example("--rows", rows, *options, "--epochs", 0)
-        output = run_example(*options)
+        run_example("large_data", "--rows", rows, *options, "--epochs", 0)
+        output = run_example("large_data", *options)
         first, last = re.findall(r"(\d+) MB after the first steps, (\d+) MB at the end", output)[0]
         peaks[rows] = int(last)
         assert int(last) - int(first) < 30
@@ -110,10 +87,12 @@ def test_memory_does_not_grow_with_the_data(format_, tmp_path):
 
 def test_workers_do_not_write_shards(tmp_path):
     cluster = '{"cluster": {"worker": ["127.0.0.1:0"]}, "task": {"type": "worker", "index": 0}}'
-    message = run_example("--out", tmp_path, returncode=1, TF_CONFIG=cluster)
+    message = run_example("large_data", "--out", tmp_path, returncode=1, TF_CONFIG=cluster)
     assert "Write them before, without TF_CONFIG" in message
 
 
 def test_data_that_are_not_there(tmp_path):
-    message = run_example("--data", tmp_path / "none.npz", "--out", tmp_path, returncode=1)
+    message = run_example(
+        "large_data", "--data", tmp_path / "none.npz", "--out", tmp_path, returncode=1
+    )
     assert "Expected an npz file with an array `train`" in message

@@ -1,23 +1,18 @@
 """The example autoencoder: its bound, its gradients, its graph, its command line."""
 
-import importlib.util
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from cases import COMPILED, perturb
-from processes import ENVIRONMENT
+from processes import load_example, run_example
 
 import keras_nf
 
 pytest.importorskip("matplotlib")
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "vae.py"
 PIXELS = 64
 SIZES = {"latent_size": 4, "hidden_units": (16, 8)}
 STEPS = {"diagonal": 0, "planar": 3, "iaf": 2}
@@ -27,10 +22,7 @@ FLOWS = pytest.mark.parametrize("posterior", ["planar", "iaf"])
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("vae_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("vae")
 
 
 def make(example, posterior):
@@ -173,16 +165,9 @@ def test_command_writes_the_pictures(tmp_path, given):
     }
     if given:
         options["--data"] = tmp_path / "images.npz"
-    arguments = [str(word) for option in options.items() for word in option]
-    result = subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**ENVIRONMENT, "PYTHONPATH": str(SCRIPT.parents[1])},
-    )
-    assert result.returncode == 0, result.stderr
-    assert re.search(r"^-ELBO \d+\.\d\d, -log p\(x\) \d+\.\d\d nats", result.stdout, re.MULTILINE)
+    arguments = [word for option in options.items() for word in option]
+    printed = run_example("vae", *arguments)
+    assert re.search(r"^-ELBO \d+\.\d\d, -log p\(x\) \d+\.\d\d nats", printed, re.MULTILINE)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"log.csv", "reconstructions.png", "samples.png", "vae.weights.h5"}
     for name in ("reconstructions.png", "samples.png"):
