@@ -1,6 +1,10 @@
 """README and documentation: every code block runs, and what they name exists."""
 
+import contextlib
+import doctest
+import importlib
 import inspect
+import io
 import re
 import shlex
 from pathlib import Path
@@ -24,15 +28,31 @@ FLOWS = [
 ]
 
 
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+# A block of code, and what it prints where the page shows that.
+SHOWN = re.compile(
+    r"^```python\n(.*?)^```$(?:\n\n?```output\n(.*?)^```$)?", flags=re.MULTILINE | re.DOTALL
+)
+
+
 def blocks(text, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [code for name, code in FENCE.findall(text) if name == language]
 
 
 def run(code, namespace, name):
+    """Run a block and return what it prints."""
     # A file, so that tracebacks and `inspect.getsource` find the lines.
     path = Path(name).absolute()
     path.write_text(code)
-    exec(compile(code, str(path), "exec"), namespace)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(code, str(path), "exec"), namespace)
+    return printed.getvalue()
+
+
+def assert_shown(expected, printed):
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    if not doctest.OutputChecker().check_output(expected, printed, options):
+        pytest.fail(f"The page shows:\n{expected}\nThe block prints:\n{printed}")
 
 
 @pytest.fixture
@@ -55,8 +75,37 @@ def test_readme_block_runs(index, namespace):
 # A page is read from top to bottom: its blocks share one namespace.
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
 def test_page_runs(page, namespace):
-    for index, code in enumerate(blocks(page.read_text(), "python")):
-        run(code, namespace, f"{page.stem}_{index}.py")
+    for index, (code, shown) in enumerate(SHOWN.findall(page.read_text())):
+        printed = run(code, namespace, f"{page.stem}_{index}.py")
+        if shown:
+            assert_shown(shown, printed)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+def test_output_follows_the_block_that_prints_it(page):
+    text = page.read_text()
+    assert len(blocks(text, "output")) == sum(bool(shown) for _, shown in SHOWN.findall(text))
+
+
+def lines_of_code():
+    """Yield where each line of code or output of the site stands, and the line."""
+    for page in PAGES:
+        for _, code in FENCE.findall(page.read_text()):
+            for line in code.splitlines():
+                yield page.relative_to(ROOT), line
+    for code in blocks(README, "python"):
+        for line in code.splitlines():
+            yield "README.md", line
+    parser = doctest.DocTestParser()
+    for path in (ROOT / "keras_nf").rglob("*.py"):
+        for example in parser.get_examples(path.read_text()):
+            for line in example.source.splitlines():
+                yield path.relative_to(ROOT), ">>> " + line
+
+
+def test_code_fits_a_page():
+    wide = [f"{where}: {line}" for where, line in lines_of_code() if len(line) > 80]
+    assert wide == []
 
 
 def test_first_example_has_ten_lines():
@@ -117,7 +166,29 @@ def test_files_that_the_readme_names_exist():
         assert (ROOT / name).exists(), name
 
 
-def test_api_page_names_every_public_name():
-    api = (ROOT / "docs" / "api.md").read_text()
-    for name in keras_nf.__all__:
-        assert f"\n::: keras_nf.{name}\n" in api, name
+MODULES = ["keras_nf", *(f"keras_nf.{each}" for each in ("bases", "convert", "datasets"))]
+MODULES += ["keras_nf.elementwise", "keras_nf.plot"]
+PUBLIC = {
+    f"{module}.{name}": getattr(importlib.import_module(module), name)
+    for module in MODULES
+    for name in importlib.import_module(module).__all__
+    if f"{module}.{name}" not in MODULES
+}
+
+
+def names_of_the_api():
+    """Yield the full names that the pages of the API show."""
+    section = re.compile(r"^::: (\S+)(?:\n    options:\n      members: \[(.*?)\])?", re.MULTILINE)
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        for name, members in section.findall(page.read_text()):
+            yield name
+            yield from (f"{name}.{member}" for member in members.split(", "))
+
+
+def test_api_names_every_public_name():
+    assert set(PUBLIC) - set(names_of_the_api()) == set()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example(name):
+    assert ">>> " in inspect.getdoc(PUBLIC[name])

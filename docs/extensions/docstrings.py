@@ -1,17 +1,19 @@
-"""Renders the parts of a Keras-style docstring that Google style does not know."""
+"""Renders parts of a Keras-style docstring that Google style does not know."""
 
 import re
 
 import griffe
 
 # A paragraph heading such as "Input shape: `(..., event_size)`."
-HEADING = re.compile(r"^(Input shape|Output shape|Example|References):", re.MULTILINE)
+HEADING = re.compile(
+    r"^(Input shape|Output shape|Example|References):", re.MULTILINE
+)
 # A run of lines that starts with a prompt and ends at a blank line.
 DOCTEST = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
-    """Fences doctests, and makes headings of the sections between and after the known ones."""
+    """Fences doctests, and makes headings of sections around the known ones."""
 
     def on_instance(self, *, obj, **kwargs):
         if obj.is_alias or obj.docstring is None:
@@ -19,7 +21,9 @@ class Docstrings(griffe.Extension):
         text = obj.docstring.value.replace(
             "Call arguments:\n", "Other Parameters: Call arguments\n"
         )
-        text = re.sub(r"^References:\n((?:  .*\n?)+)", _dedented, text, flags=re.MULTILINE)
+        text = re.sub(
+            r"^References:\n((?:  .*\n?)+)", _dedented, text, flags=re.MULTILINE
+        )
         text = HEADING.sub(r"**\1**:", text)
         obj.docstring.value = DOCTEST.sub(r"```pycon\n\g<0>\n```", text)
 
