@@ -15,6 +15,7 @@ from keras_nf.plot.figures import (
     dots,
     ends_of,
     is_single,
+    matplotlib,
     set_limits,
     to_rows,
 )
@@ -43,8 +44,8 @@ def density(
 
     Pictures side by side compare only if they share a scale: give all of them the same `vmax`,
     such as that of the first, `first.images[0].get_clim()[1]`. Where a density exceeds it, its
-    colour bar ends in an arrow. The colour bar stands beside the axes and leaves their size alone;
-    figures made with `layout="constrained"` have room for it.
+    colour bar ends in an arrow. In figures of `layout="constrained"` there is room for colour bars
+    beside the axes, and images with and without one are of the same size.
 
     Args:
       model: the model; its event size must be known.
@@ -141,7 +142,9 @@ def _curve(model, low, high, condition, points, data, axes, vmax):
         counts, edges = np.histogram(data, bins=50, range=(low[0], high[0]))
         heights = counts / (len(data) * np.diff(edges))
         axes.stairs(heights, edges, fill=True, color="#BBBBBB", label="data")
-    axes.plot(x[:, 0], _density_at(model, x, condition), color=BLUE)
+    axes.plot(x[:, 0], _density_at(model, x, condition), color=BLUE, label="model")
+    if data is not None:
+        axes.legend()
     axes.set(xlabel="x", ylabel="density", xlim=(low[0], high[0]), ylim=(0.0, vmax))
 
 
@@ -159,14 +162,27 @@ def _image(model, low, high, condition, points, data, axes, vmax):
         vmax=np.nanmax(values) if vmax is None else vmax,
     )
     if data is not None:
-        dots(axes, data, "white", alpha=0.5)
+        dots(axes, data, "white", alpha=0.4)
     set_limits(axes, low, high)
     axes.set(xlabel="x[0]", ylabel="x[1]")
 
 
 def _colorbar(axes, image):
-    """Add a colour bar of the height of the image, whatever the layout of the figure."""
-    beside = axes.inset_axes((1.04, 0.0, 0.05, 1.0))
+    """Add a colour bar of the height of the image."""
     exceeds = np.nanmax(image.get_array()) > image.get_clim()[1]
-    extend = "max" if exceeds else "neither"
-    axes.figure.colorbar(image, cax=beside, label="density", extend=extend)
+    axes.figure.colorbar(
+        image,
+        cax=_beside(axes),
+        label="density",
+        extend="max" if exceeds else "neither",
+        # Few digits, and as many in pictures side by side.
+        ticks=matplotlib("matplotlib.ticker").MaxNLocator(nbins=5, steps=[1, 2, 5, 10]),
+    )
+
+
+def _beside(axes):
+    """Return axes beside others: outside of them where a layout makes room, else of their own."""
+    if axes.figure.get_layout_engine() is not None:
+        return axes.inset_axes((1.04, 0.0, 0.05, 1.0))
+    divider = matplotlib("mpl_toolkits.axes_grid1").make_axes_locatable(axes)
+    return divider.append_axes("right", size="5%", pad=0.1)

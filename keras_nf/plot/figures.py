@@ -29,9 +29,9 @@ COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 def matplotlib(module):
     """Return a module of matplotlib by its name; none is imported before it is needed."""
     try:
-        return importlib.import_module(f"matplotlib.{module}")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        if str(error.name).partition(".")[0] not in ("matplotlib", "mpl_toolkits"):
             raise
         raise ModuleNotFoundError(
             'Pictures need matplotlib, which is not installed. Install it: pip install "keras_nf'
@@ -43,7 +43,7 @@ def matplotlib(module):
 def axes_or_current(axes):
     """Return the axes that were given, or those that are pyplot's current ones."""
     if axes is None:
-        pyplot = matplotlib("pyplot")
+        pyplot = matplotlib("matplotlib.pyplot")
         if not pyplot.get_fignums():
             # What stands beside an image of equal aspect, as its colour bar, needs room.
             pyplot.figure(layout="constrained")
@@ -100,7 +100,7 @@ def set_limits(axes, low, high):
 
 def dots(axes, points, colour, **options):
     """Draw points that stay apart, as far as their number lets them."""
-    size = float(np.clip(3000.0 / max(len(points), 1), 0.6, 16.0))
+    size = float(np.clip(8_000.0 / max(len(points), 1), 1.0, 16.0))
     options = {"s": size, "alpha": 0.6, "linewidths": 0.0, "rasterized": True, **options}
     return axes.scatter(*points.T, color=colour, **options)
 

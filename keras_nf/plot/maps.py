@@ -83,13 +83,16 @@ def grid(
     if not low < high:
         raise ValueError(f"`low` must be below `high`. Received: low={low!r}, high={high!r}.")
     axes = axes_or_current(axes)
-    line_collection = matplotlib("collections").LineCollection
+    line_collection = matplotlib("matplotlib.collections").LineCollection
     levels = np.linspace(low, high, check_count(lines, "lines"))
     across = np.stack(np.meshgrid(np.linspace(low, high, _POINTS), levels), axis=-1)
-    for z, colour in ((across, BLUE), (across[..., ::-1], VERMILLION)):
+    along = (across, BLUE, "along z[0]"), (across[..., ::-1], VERMILLION, "along z[1]")
+    for z, colour, name in along:
         x = np.asarray(flow.forward(z.astype(flow.dtype.name), condition=condition))
         shades = _shades(colour, lines)
         axes.add_collection(line_collection(x, colors=shades, linewidths=1.0))
+        axes.plot([], [], color=colour, label=name)
+    axes.legend()
     axes.autoscale_view()
     axes.set(xlabel="x[0]", ylabel="x[1]", aspect="equal")
     return axes
@@ -97,7 +100,7 @@ def grid(
 
 def _shades(colour, number):
     """Return shades of a colour from light to dark, all of which show on white."""
-    colour = np.array(matplotlib("colors").to_rgb(colour))
+    colour = np.array(matplotlib("matplotlib.colors").to_rgb(colour))
     light, dark = 0.45 * colour + 0.55, 0.6 * colour
     weights = np.linspace(0.0, 1.0, number)[:, None]
     return (1.0 - weights) * light + weights * dark
@@ -148,13 +151,13 @@ def latents(
         model.log_prob(x, condition)
     encoded = model.encode(condition)
     z = np.asarray(model.flow.inverse(x, condition=encoded))
-    event_shape = tuple(model.distribution.event_shape)
+    distribution = model.distribution
+    base, event_shape = distribution.distribution, tuple(distribution.distribution.event_shape)
     if z.shape[1:] != event_shape or not len(z):
         raise ValueError(
-            f"Expected data of shape {batch_shape(event_shape)}, of at least one row. Received: "
-            f"latents of shape {z.shape}."
+            f"Expected data of shape {batch_shape(distribution.event_shape)}, of at least one row. "
+            f"Received: shape {np.shape(x)}."
         )
-    base = model.distribution.distribution
     if isinstance(base, ConditionalBase):
         single = is_single(model, condition)
         base = base.given(encoded[(0,) * (len(encoded.shape) - 1)] if single else encoded)
@@ -185,7 +188,7 @@ def _over_contours(z, base, draws, axes):
     density = np.exp(base.log_prob(plane))
     contours = axes.contour(*grids, density, levels=levels, colors="black", linewidths=1.0)
     if len(levels) == len(_SHARES):
-        names = {level: f"{share:.0%}" for level, share in zip(contours.levels, _SHARES)}
+        names = {level: f"{100 * share:.0f} %" for level, share in zip(contours.levels, _SHARES)}
         axes.clabel(contours, fmt=names, fontsize="small")
     set_limits(axes, low, high)
     axes.set(xlabel="z[0]", ylabel="z[1]")

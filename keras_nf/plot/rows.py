@@ -154,7 +154,9 @@ def corner(
             raise ValueError(f"`{what}` must have {number} entries. Received: {given!r}.")
     if figure is None:
         inches = 1.9 * size + 0.6
-        figure = matplotlib("pyplot").figure(figsize=(inches, inches), layout="constrained")
+        figure = matplotlib("matplotlib.pyplot").figure(
+            figsize=(inches, inches), layout="constrained"
+        )
     grid = figure.add_gridspec(size, size)
     for row in range(size):
         for column in range(row + 1):
@@ -198,7 +200,7 @@ def _label_outside(panel, row, column, labels):
 
 
 def _legend_of_sets(figure, names, beside):
-    patch = matplotlib("patches").Patch
+    patch = matplotlib("matplotlib.patches").Patch
     handles = [patch(color=colour, label=name) for name, colour in zip(names, COLOURS)]
     figure.legend(handles=handles, loc="outside right upper" if beside else "upper right")
 
@@ -253,9 +255,11 @@ def images(
     columns = int(np.ceil(np.sqrt(number))) if columns is None else check_count(columns, "columns")
     columns = min(columns, number)
     rows = -(-number // columns)
-    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), "float32")
+    gap = 1 + min(height, width) // 16
+    down, right = height + gap, width + gap
+    sheet = np.ones((rows * down - gap, columns * right - gap, 3), "float32")
     for index, image in enumerate(colours):
-        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        top, left = index // columns * down, index % columns * right
         sheet[top : top + height, left : left + width] = image
     axes = axes_or_current(axes)
     axes.imshow(sheet, interpolation="nearest")
@@ -272,4 +276,4 @@ def _colours_of(images, vmin, vmax, cmap):
     scaled = np.clip((images.astype("float32") - vmin) / (span if span > 0.0 else 1.0), 0.0, 1.0)
     if images.shape[-1] == 3:
         return scaled
-    return matplotlib("cm").ScalarMappable(cmap=cmap).cmap(scaled[..., 0])[..., :3]
+    return matplotlib("matplotlib.cm").ScalarMappable(cmap=cmap).cmap(scaled[..., 0])[..., :3]

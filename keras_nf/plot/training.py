@@ -152,7 +152,7 @@ class Draw(keras.callbacks.Callback):
         self.tensorboard = tensorboard
         self.size, self.dpi = size, dpi
         # Missing, it is better missed before training.
-        self._figure = matplotlib("figure").Figure
+        self._figure = matplotlib("matplotlib.figure").Figure
         self._writer: Any = None
 
     def on_epoch_end(self, epoch, logs=None):
