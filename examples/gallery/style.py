@@ -1,0 +1,73 @@
+"""Style of the pictures: colours, fonts, arguments and small files."""
+
+import argparse
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+from PIL import Image
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+__all__ = ["BLUE", "GALLERY", "GREEN", "GREY", "INK", "ORANGE", "PALE", "PURPLE", "SKY"]
+__all__ += ["VERMILLION", "parse", "plt", "save"]
+
+GALLERY = Path(__file__).resolve().parents[2] / "docs" / "images" / "gallery"
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
+PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
+INK, GREY, PALE = "#333333", "#8a8a8a", "#e4e4e4"
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 150,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "image.cmap": "viridis",
+        "svg.hashsalt": "keras_nf",
+    }
+)
+
+
+def parse(text, name, *, steps=None):
+    """Return the arguments of a script: `output`, `seed` and, where it trains, `steps`.
+
+    Args:
+      text: docstring of the script.
+      name: file of the picture in the gallery.
+      steps: number of training steps, by default.
+    """
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=GALLERY / name)
+    parser.add_argument("--seed", type=int, default=0)
+    if steps is not None:
+        parser.add_argument("--steps", type=int, default=steps)
+    return parser.parse_args()
+
+
+def save(figure, path, *, colors=256):
+    """Write a figure: an SVG as it is, a PNG with a palette, which is a third of its size."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".svg":
+        figure.savefig(path, metadata={"Date": None})
+    else:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        image = Image.open(buffer).convert("RGB")
+        image.quantize(colors, dither=Image.Dither.NONE).save(path, optimize=True)
+    plt.close(figure)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
