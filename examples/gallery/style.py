@@ -5,13 +5,14 @@ import io
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from PIL import Image
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 __all__ = ["BLUE", "GALLERY", "GREEN", "GREY", "INK", "ORANGE", "PALE", "PURPLE", "SKY"]
-__all__ += ["VERMILLION", "parse", "plt", "save"]
+__all__ += ["VERMILLION", "density", "parse", "plt", "save"]
 
 GALLERY = Path(__file__).resolve().parents[2] / "docs" / "images" / "gallery"
 
@@ -63,11 +64,30 @@ def save(figure, path, *, colors=256):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".svg":
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     else:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
+        figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.06)
         image = Image.open(buffer).convert("RGB")
-        image.quantize(colors, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.quantize(colors, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
     plt.close(figure)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def density(axes, log_prob, reach, *, points=300, vmax=None):
+    """Draw a density over the square [-reach, reach]^2, without ticks; return the image.
+
+    Args:
+      axes: where to draw.
+      log_prob: function of an array of shape (rows, 2), float32.
+      reach: half a side of the square.
+      points: number of points along a side.
+      vmax: density that has the brightest colour.
+    """
+    side = np.linspace(-reach, reach, points, dtype="float32")
+    x = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    p = np.exp(np.asarray(log_prob(x))).reshape(points, points)
+    extent = (-reach, reach, -reach, reach)
+    image = axes.imshow(p, origin="lower", extent=extent, vmin=0.0, vmax=vmax)
+    axes.set(xticks=[], yticks=[])
+    return image
