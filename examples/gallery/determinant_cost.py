@@ -2,18 +2,15 @@
 
     python examples/gallery/determinant_cost.py
 
-Processor time on one thread for each event, the least of several repetitions; prints it as well. The
-second way takes all derivatives, D^2 of them, and an LU decomposition, which has about D^3 products.
-Takes a minute.
+Processor time for each event on one thread, the least of several repetitions; prints it as well.
+The second way takes all D^2 derivatives, and an LU decomposition of about D^3 products. Takes
+half a minute.
 """
 
 import os
-
-for name in ("OMP", "OPENBLAS", "MKL"):
-    os.environ[f"{name}_NUM_THREADS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
