@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import sys
 
 import keras
 import pytest
@@ -38,6 +39,9 @@ def forget_after_a_test():
     global _count
     _count += 1
     forget_graphs()
+    if "matplotlib.pyplot" in sys.modules:
+        # What a test draws in pyplot's current axes is not for the next one.
+        sys.modules["matplotlib.pyplot"].close("all")
     if _count % 4 == 0:
         # Python does not know how large graphs are, and would wait for many of them.
         gc.collect()

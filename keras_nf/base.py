@@ -38,7 +38,8 @@ class Base(keras.layers.Layer):
 
     >>> import keras_nf
     >>> base = keras_nf.bases.Normal(trainable=True)
-    >>> model = keras_nf.FlowModel(keras_nf.maf(event_size=2, hidden_units=(8,)), base=base)
+    >>> flow = keras_nf.maf(event_size=2, hidden_units=(8,))
+    >>> model = keras_nf.FlowModel(flow, base=base)
     >>> model.build((None, 2))
     >>> [weight.name for weight in base.trainable_weights]
     ['loc', 'log_scale']

@@ -94,7 +94,8 @@ ROWS = [
     ["models/batches.py"],
     ["models/density.py"],
     ["models/flow_model.py", "models/variational.py"],
-    ["plot.py", "diagnostics.py"],
+    ["plot/figures.py", "diagnostics.py"],
+    ["plot/[!f]*.py"],
 ]
 
 MODULES = sorted(

@@ -104,9 +104,11 @@ def nflows_rq_nsf(
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> state = {"_transform.bias": np.zeros(2), "_transform.lower_entries": np.ones(1)}
+    >>> state = {"_transform.bias": np.zeros(2)}
+    >>> state["_transform.lower_entries"] = np.ones(1)
     >>> state["_transform.upper_entries"] = np.zeros(1)
-    >>> state["_transform.unconstrained_upper_diag"] = np.log(np.exp([0.999, 1.999]) - 1.0)
+    >>> raw_diagonal = np.log(np.exp([0.999, 1.999]) - 1.0)
+    >>> state["_transform.unconstrained_upper_diag"] = raw_diagonal
     >>> chain = keras_nf.convert.nflows_rq_nsf(state, tail_bound=3.0)
     >>> np.round(chain.inverse(np.array([[1.0, 2.0]], "float32")), 4).tolist()
     [[1.0, 5.0]]

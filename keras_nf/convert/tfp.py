@@ -41,7 +41,8 @@ def tfp_maf(
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> weights = [np.array([[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]), np.zeros(4)]
+    >>> kernel = np.array([[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    >>> weights = [kernel, np.zeros(4)]
     >>> chain = keras_nf.convert.tfp_maf(weights)
     >>> np.asarray(chain(np.array([[1.0, 2.0]], "float32"))).tolist()
     [[1.0, 3.0]]

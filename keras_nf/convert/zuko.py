@@ -51,7 +51,8 @@ def zuko_maf(
     >>> state["transform.transforms.0.order"] = np.array([1, 0])
     >>> state["transform.transforms.0.hyper.0.weight"] = np.ones((4, 2))
     >>> state["transform.transforms.0.hyper.0.bias"] = np.ones(4)
-    >>> state["transform.transforms.0.hyper.0.mask"] = np.array([[0, 1], [0, 1], [0, 0], [0, 0]])
+    >>> mask = np.array([[0, 1], [0, 1], [0, 0], [0, 0]])
+    >>> state["transform.transforms.0.hyper.0.mask"] = mask
     >>> chain = keras_nf.convert.zuko_maf(state)
     >>> chain.flows[0].conditioner.order
     (1, 0)
@@ -96,7 +97,8 @@ def zuko_nsf(
     >>> state["transform.transforms.0.order"] = np.array([0, 1])
     >>> state["transform.transforms.0.hyper.0.weight"] = np.ones((10, 2))
     >>> state["transform.transforms.0.hyper.0.bias"] = np.ones(10)
-    >>> state["transform.transforms.0.hyper.0.mask"] = np.array(5 * [[0, 0]] + 5 * [[1, 0]])
+    >>> mask = np.array(5 * [[0, 0]] + 5 * [[1, 0]])
+    >>> state["transform.transforms.0.hyper.0.mask"] = mask
     >>> chain = keras_nf.convert.zuko_nsf(state)
     >>> chain.flows[0].elementwise.bins
     2

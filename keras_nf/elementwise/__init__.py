@@ -8,7 +8,8 @@ Example:
 
 >>> import numpy as np, keras_nf
 >>> x = np.ones((3, 5), "float32")
->>> y, log_derivative = keras_nf.elementwise.Affine().forward(x, np.zeros((2, 3, 5), "float32"))
+>>> affine, zero = keras_nf.elementwise.Affine(), np.zeros((2, 3, 5), "float32")
+>>> y, log_derivative = affine.forward(x, zero)
 >>> np.asarray(y)[0, 0].item(), np.asarray(log_derivative)[0, 0].item()
 (1.0, 0.0)
 """

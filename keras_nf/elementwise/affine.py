@@ -13,7 +13,20 @@ FORMAT_1 = {"shift_first": False}
 
 @keras.saving.register_keras_serializable("keras_nf")
 class Shift:
-    """y = x + shift."""
+    """y = x + shift, the map of additive couplings. Its log-derivative is zero.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> shift = keras_nf.elementwise.Shift()
+    >>> y, log_derivative = shift.forward(np.ones(3), np.full((1, 3), 2.0))
+    >>> np.asarray(y).tolist(), np.asarray(log_derivative).tolist()
+    ([3.0, 3.0, 3.0], [0.0, 0.0, 0.0])
+
+    References:
+      Laurent Dinh, David Krueger, Yoshua Bengio. NICE: Non-linear Independent Components
+      Estimation. 2014. arXiv:1410.8516
+    """
 
     parameters = 1
 
@@ -51,6 +64,21 @@ class Affine:
 
     Raises:
       ValueError: if the bound is not positive.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> affine = keras_nf.elementwise.Affine(log_scale_bound=None)
+    >>> shift_and_log_scale = np.array([[1.0], [np.log(3.0)]])
+    >>> y, log_derivative = affine.forward(np.array([1.0]), shift_and_log_scale)
+    >>> round(float(y[0]), 4), round(float(log_derivative[0]), 4)
+    (6.0, 1.0986)
+
+    References:
+      Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density Estimation Using Real NVP. 2016.
+      arXiv:1605.08803
+      George Papamakarios, Theo Pavlakou, Iain Murray. Masked Autoregressive Flow for Density
+      Estimation. 2017. arXiv:1705.07057
     """
 
     parameters = 2

@@ -46,7 +46,8 @@ class RationalQuadraticSpline:
     >>> import numpy as np, keras_nf
     >>> spline = keras_nf.elementwise.RationalQuadraticSpline(bins=4, bound=3.0)
     >>> x = np.array([-9.0, 0.5, 1.0], "float32")
-    >>> raw = np.random.default_rng(0).normal(size=(spline.parameters, 3)).astype("float32")
+    >>> rng = np.random.default_rng(0)
+    >>> raw = rng.normal(size=(spline.parameters, 3)).astype("float32")
     >>> y, log_derivative = spline.forward(x, raw)
     >>> bool(np.allclose(spline.inverse(y, raw)[0], x, atol=1e-6))
     True

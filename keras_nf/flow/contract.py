@@ -81,11 +81,11 @@ class Flow(Door):
     >>> import numpy as np, keras, keras_nf
     >>> from keras import ops
     >>> class Shear(keras_nf.Flow):
-    ...     def _forward_and_log_det(self, x: Any, condition: Any = None) -> tuple[Any, Any]:
+    ...     def _forward_and_log_det(self, x, condition=None):
     ...         first, second = ops.split(x, 2, axis=-1)
     ...         y = ops.concatenate([first, second + first**2], axis=-1)
     ...         return y, ops.zeros_like(x[..., 0])
-    ...     def _inverse_and_log_det(self, y: Any, condition: Any = None) -> tuple[Any, Any]:
+    ...     def _inverse_and_log_det(self, y, condition=None):
     ...         first, second = ops.split(y, 2, axis=-1)
     ...         x = ops.concatenate([first, second - first**2], axis=-1)
     ...         return x, ops.zeros_like(y[..., 0])

@@ -58,7 +58,8 @@ class Autoregressive(Flow):
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> flow = keras_nf.Autoregressive(keras_nf.elementwise.Shift(), hidden_units=(32,))
+    >>> shift = keras_nf.elementwise.Shift()
+    >>> flow = keras_nf.Autoregressive(shift, hidden_units=(32,))
     >>> flow.inverse(np.zeros((5, 3), "float32")).shape
     TensorShape([5, 3])
 

@@ -55,7 +55,8 @@ class BatchNormalization(Flow):
     >>> import numpy as np, keras_nf
     >>> norm = keras_nf.BatchNormalization()
     >>> norm.adapt(np.array([[0.0, 10.0], [2.0, 30.0]]))
-    >>> np.asarray(norm.inverse(np.array([[2.0, 20.0]], "float32"))).round(4).tolist()
+    >>> z = norm.inverse(np.array([[2.0, 20.0]], "float32"))
+    >>> np.asarray(z).round(4).tolist()
     [[1.0, 0.0]]
 
     References:

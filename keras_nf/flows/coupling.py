@@ -58,7 +58,8 @@ class Coupling(Flow):
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> coupling = keras_nf.Coupling(keras_nf.elementwise.Affine(log_scale_bound=1.0))
+    >>> affine = keras_nf.elementwise.Affine(log_scale_bound=1.0)
+    >>> coupling = keras_nf.Coupling(affine)
     >>> coupling(np.zeros((5, 3), "float32")).shape
     TensorShape([5, 3])
 
@@ -220,7 +221,8 @@ class AffineCoupling(Coupling):
     Example:
 
     >>> import keras, numpy as np, keras_nf
-    >>> network = keras.Sequential([keras.layers.Dense(16, "tanh"), keras.layers.Dense(4)])
+    >>> layers = [keras.layers.Dense(16, "tanh"), keras.layers.Dense(4)]
+    >>> network = keras.Sequential(layers)
     >>> coupling = keras_nf.AffineCoupling(mask="alternating", conditioner=network)
     >>> coupling(np.zeros((5, 4), "float32")).shape
     TensorShape([5, 4])

@@ -149,7 +149,8 @@ class ActNorm(_Adapted):
     >>> import numpy as np, keras_nf
     >>> norm = keras_nf.ActNorm()
     >>> norm.adapt(np.array([[0.0, 10.0], [2.0, 30.0]]))
-    >>> np.asarray(norm.inverse(np.array([[2.0, 20.0]], "float32"))).round(6).tolist()
+    >>> z = norm.inverse(np.array([[2.0, 20.0]], "float32"))
+    >>> np.asarray(z).round(6).tolist()
     [[1.0, 0.0]]
 
     References:

@@ -46,7 +46,8 @@ class Multiscale(Flow):
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> flow = keras_nf.Multiscale(keras_nf.Chain([keras_nf.ActNorm(), keras_nf.Squeeze()]))
+    >>> coarse = keras_nf.Chain([keras_nf.ActNorm(), keras_nf.Squeeze()])
+    >>> flow = keras_nf.Multiscale(coarse)
     >>> flow.inverse(np.zeros((5, 8, 8, 4), "float32")).shape
     TensorShape([5, 4, 4, 16])
 

@@ -68,7 +68,8 @@ class FlowModel(DensityModel):
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> x = np.random.default_rng(0).normal(3.0, 1.0, size=(256, 2)).astype("float32")
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(3.0, 1.0, size=(256, 2)).astype("float32")
     >>> model = keras_nf.FlowModel(keras_nf.maf(event_size=2, hidden_units=(16,)))
     >>> model.compile("adam")
     >>> history = model.fit(x, epochs=1, verbose=0)

@@ -35,7 +35,8 @@ class BitsPerDim(keras.metrics.Mean):
 
     >>> import numpy as np, keras_nf
     >>> metric = keras_nf.BitsPerDim()
-    >>> x, log_prob = np.zeros((5, 2, 2, 1), "uint8"), np.full(5, -4.0 * np.log(256.0))
+    >>> x = np.zeros((5, 2, 2, 1), "uint8")
+    >>> log_prob = np.full(5, -4.0 * np.log(256.0))
     >>> float(metric(x, log_prob))
     8.0
     """

@@ -55,7 +55,8 @@ class AutoregressiveNetwork(keras.layers.Layer):
     ...     parameters = 1
     ...     def call(self, inputs: Any, condition: Any = None) -> Any:
     ...         return ops.cumsum(inputs, axis=-1) - inputs
-    >>> flow = keras_nf.Autoregressive(keras_nf.elementwise.Shift(), conditioner=Average())
+    >>> shift = keras_nf.elementwise.Shift()
+    >>> flow = keras_nf.Autoregressive(shift, conditioner=Average())
     >>> np.asarray(flow(np.array([[1.0, 1.0, 1.0]], "float32"))).tolist()
     [[1.0, 2.0, 4.0]]
     """

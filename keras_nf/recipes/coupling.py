@@ -50,7 +50,8 @@ def nice(
     Example:
 
     >>> import keras_nf
-    >>> [type(flow).__name__ for flow in keras_nf.nice(event_size=4, layers=2).flows]
+    >>> nice = keras_nf.nice(event_size=4, layers=2)
+    >>> [type(flow).__name__ for flow in nice.flows]
     ['AdditiveCoupling', 'AdditiveCoupling', 'Scaling']
     """
     options = {
