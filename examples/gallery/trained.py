@@ -24,14 +24,22 @@ CACHE = Path(__file__).resolve().parents[2] / "gallery_cache"
 BATCH, ROWS, HELD_OUT = 250, 75_000, 20_000
 UNITS = {"hidden_units": (64, 64)}
 
-# Of each set its title, and half a side of its picture.
+
+
+class About(NamedTuple):
+    """The title of a set, and half a side of its picture."""
+
+    title: str
+    reach: float
+
+
 SETS = {
-    "two_moons": ("two moons", 3.6),
-    "eight_gaussians": ("eight Gaussians", 4.0),
-    "pinwheel": ("pinwheel", 4.0),
-    "rings": ("rings", 3.7),
-    "spirals": ("spirals", 3.9),
-    "checkerboard": ("checkerboard", 4.4),
+    "two_moons": About("two moons", 3.6),
+    "eight_gaussians": About("eight Gaussians", 4.0),
+    "pinwheel": About("pinwheel", 4.0),
+    "rings": About("rings", 3.7),
+    "spirals": About("spirals", 3.9),
+    "checkerboard": About("checkerboard", 4.4),
 }
 
 
@@ -115,7 +123,7 @@ class Training:
 
     def density(self, points, number):
         """Return p(x) at the centres of `number` by `number` cells of the picture of a set."""
-        path, reach = self._file(points, "npy"), SETS[points][1]
+        path, reach = self._file(points, "npy"), SETS[points].reach
         if self.record(points) and path.exists():
             values = np.load(path)
             if len(values) == number and path.stat().st_mtime >= self._time(points):
