@@ -59,8 +59,14 @@ def parse(text, name, *, steps=None):
     return parser.parse_args()
 
 
-def save(figure, path, *, colors=256):
-    """Write a figure: an SVG as it is, a PNG with a palette, which is a third of its size."""
+def save(figure, path, *, palette=True):
+    """Write a figure: an SVG as it is, a PNG with a palette, which is half as large.
+
+    Args:
+      figure: the figure.
+      path: the file.
+      palette: whether 256 colours are enough; shades of densities show steps then.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".svg":
@@ -69,7 +75,9 @@ def save(figure, path, *, colors=256):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.06)
         image = Image.open(buffer).convert("RGB")
-        image.quantize(colors, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
+        if palette:
+            image = image.quantize(256, kmeans=3, dither=Image.Dither.NONE)
+        image.save(path, optimize=True)
     plt.close(figure)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -48,7 +48,7 @@ def main():
     for axes in panels:
         axes.set_ylim(-2.4, 2.4)
     figure.colorbar(image, ax=panels, label="density", extend="max")
-    save(figure, arguments.output)
+    save(figure, arguments.output, palette=False)
 
 
 if __name__ == "__main__":
