@@ -23,7 +23,7 @@ import matplotlib as mpl
 import numpy as np
 
 import keras_nf
-from keras_nf.plot import plot_density
+from keras_nf import plot
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -91,10 +91,9 @@ def draw(models, path):
     for (above, below), (name, model) in zip(axes.T, models.items()):
         density = np.exp(target_of(name)(x) - LOG_Z[name])
         image = above.pcolormesh(grid, grid, density, shading="gouraud")
-        figure.colorbar(image, ax=above, label="density")
+        figure.colorbar(image, cax=above.inset_axes((1.04, 0.0, 0.05, 1.0)), label="density")
         above.set_title(f"exp(-{name.upper()}) / Z")
-        inside = REACH * (1.0 - 1e-4)
-        plot_density(model, -inside, inside, axes=below)
+        plot.density(model, -REACH, REACH, axes=below, vmax=density.max())
         below.set_title("fit")
         for panel in (above, below):
             panel.set_aspect("equal")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from cases import perturb
 
 import keras_nf
-from keras_nf.plot import plot_density
+from keras_nf import plot
 
 pytestmark = pytest.mark.usefixtures("without_xla")
 
@@ -204,7 +204,7 @@ def test_single_condition_of_an_encoder():
     line = keras_nf.FlowModel(keras_nf.maf(1, layers=1), encoder=encoder)
     line({"x": X[:, :1], "condition": C})
     matplotlib.use("Agg")
-    curve = plot_density(line, -3.0, 3.0, condition=C[0], points=9).lines[-1].get_ydata()
+    curve = plot.density(line, -3.0, 3.0, condition=C[0], points=9).lines[-1].get_ydata()
     grid = np.linspace(-3.0, 3.0, 9)[:, None]
     np.testing.assert_allclose(curve, np.exp(line.log_prob(grid, C[:1])), rtol=1e-5)
     np.testing.assert_array_equal(

@@ -96,6 +96,10 @@ def lines_of_code():
     for code in blocks(README, "python"):
         for line in code.splitlines():
             yield "README.md", line
+    for script in (ROOT / "examples" / "notebooks").glob("*.py"):
+        for line in script.read_text().splitlines():
+            if not line.startswith("# "):  # text, which flows
+                yield script.relative_to(ROOT), line
     parser = doctest.DocTestParser()
     for path in (ROOT / "keras_nf").rglob("*.py"):
         for example in parser.get_examples(path.read_text()):
@@ -190,5 +194,17 @@ def test_api_names_every_public_name():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_has_an_example(name):
-    assert ">>> " in inspect.getdoc(PUBLIC[name])
+def test_every_public_name_is_documented(name):
+    text = inspect.getdoc(PUBLIC[name])
+    parameters = inspect.signature(PUBLIC[name]).parameters.values()
+    own = [
+        each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    ]
+    if name != "keras_nf.AutoregressiveNetwork":  # whose arguments are those of any layer
+        assert [
+            each for each in own if not re.search(rf"^  (.*, )?{each}\b.*:", text, re.MULTILINE)
+        ] == []
+    sections = ["Example:", ">>> "]
+    if name.removeprefix("keras_nf.") in FLOWS:
+        sections += ["Args:", "Input shape:", "Output shape:", "Raises:"]
+    assert [each for each in sections if each not in text] == []

@@ -55,6 +55,8 @@ def test_workers_train_as_one_process(tmp_path, count, plan):
     loaded = keras.models.load_model(folder / "model.keras")
     np.testing.assert_allclose(loaded.log_prob(workers.X), expected["log_prob"], rtol=1e-5)
     assert (folder / "export" / "saved_model.pb").exists()
+    (pictures,) = folder.glob("pictures_*")
+    assert len(list(pictures.iterdir())) == workers.EPOCHS
     assert not list(folder.glob(".*"))
 
 

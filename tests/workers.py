@@ -75,6 +75,8 @@ def train(scope, folder, *, shuffle=True, kill=None):
     """Train a model in a scope, and return numbers that ought not to depend on it."""
     import keras
 
+    from keras_nf import plot
+
     class Watch(keras.callbacks.Callback):
         losses = []
 
@@ -86,11 +88,21 @@ def train(scope, folder, *, shuffle=True, kill=None):
     keras.utils.set_random_seed(1)
     model = make_model(scope)
     backup = keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False)
+
+    def draw(model, figure):
+        plot.latents(model, X, axes=figure.gca())
+        plot.corner(model.sample(20), figure=figure)
+
+    pictures = plot.Draw(draw, folder / f"pictures_{os.getpid()}")
     options = {"batch_size": BATCH, "epochs": EPOCHS, "shuffle": shuffle, "verbose": 0}
     weights = np.linspace(0.5, 1.5, len(X), dtype="float32")
     validation = (X[:5], None, weights[:5])
     history = model.fit(
-        X, sample_weight=weights, validation_data=validation, callbacks=[backup, Watch()], **options
+        X,
+        sample_weight=weights,
+        validation_data=validation,
+        callbacks=[backup, Watch(), pictures],
+        **options,
     )
     model.save(folder / "model.keras")
     model.export(folder / "export")

@@ -59,9 +59,10 @@ data = {"x": parameters, "condition": observations}
 parameters, observations = draw(2_000)
 validation = {"x": parameters, "condition": observations}
 
+nsf = keras_nf.nsf(event_size=2, layers=4, hidden_units=(64, 64), coupling=True)
 flow = keras_nf.Chain(
     [
-        keras_nf.nsf(event_size=2, layers=4, hidden_units=(64, 64), coupling=True),
+        nsf,
         keras_nf.Standardize(),
         keras_nf.Logit(low=[0.5, 0.0], high=[3.0, 1.0]),
     ]

@@ -167,7 +167,12 @@ class MaskedAutoregressive(Autoregressive):
         `conditioner`, as for `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`,
         `dtype`, `trainable`, as for `keras_nf.Flow`.
 
-    Call arguments, shapes and errors are those of `Autoregressive`.
+    Input shape: `(..., event_size)`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: as for `keras_nf.Autoregressive`, whose call arguments it has.
 
     Example:
 
@@ -217,7 +222,12 @@ class InverseAutoregressive(MaskedAutoregressive):
         `conditioner`, as for `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`,
         `dtype`, `trainable`, as for `keras_nf.Flow`.
 
-    Call arguments, shapes and errors are those of `Autoregressive`.
+    Input shape: `(..., event_size)`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: as for `keras_nf.Autoregressive`, whose call arguments it has.
 
     Example:
 
@@ -256,7 +266,12 @@ class SplineAutoregressive(Autoregressive):
         `conditioner`, as for `keras_nf.Autoregressive`; `event_size`, `validate_args`, `name`,
         `dtype`, `trainable`, as for `keras_nf.Flow`.
 
-    Call arguments, shapes and errors are those of `Autoregressive`.
+    Input shape: `(..., event_size)`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: as for `keras_nf.Autoregressive`, whose call arguments it has.
 
     Example:
 

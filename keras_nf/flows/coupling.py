@@ -180,7 +180,12 @@ class AdditiveCoupling(Coupling):
         `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
         `trainable`, as for `keras_nf.Flow`.
 
-    Call arguments, shapes and errors are those of `Coupling`.
+    Input shape: `(..., event_size)`, with `event_size >= 2`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: as for `keras_nf.Coupling`, whose call arguments it has.
 
     Example:
 
@@ -209,14 +214,18 @@ class AffineCoupling(Coupling):
     `keras_nf.elementwise.Affine`. Both directions cost one evaluation of the network.
 
     Args:
-      log_scale_bound: largest |s|, in nats; `None` for no bound (s = r). The bounds of a chain's
-        layers add up; a single layer may need a wider one.
+      log_scale_bound: largest |s|, in nats; `None` for no bound. Bounds of layers add up.
       shift_first: whether to shift before scaling; otherwise x_rest = z_rest exp(s) + t.
       **kwargs: `mask`, `swap`, `seed`, `conditioner`, `hidden_units`, `activation`, `residual`,
         `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
         `trainable`, as for `keras_nf.Flow`.
 
-    Call arguments, shapes and errors are those of `Coupling`.
+    Input shape: `(..., event_size)`, with `event_size >= 2`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: as for `keras_nf.Coupling`, whose call arguments it has.
 
     Example:
 
@@ -264,7 +273,12 @@ class SplineCoupling(Coupling):
         `dropout`, as for `keras_nf.Coupling`; `event_size`, `validate_args`, `name`, `dtype`,
         `trainable`, as for `keras_nf.Flow`.
 
-    Call arguments, shapes and errors are those of `Coupling`.
+    Input shape: `(..., event_size)`, with `event_size >= 2`.
+
+    Output shape: the same; log-determinants have shape `(...)`.
+
+    Raises:
+      ValueError: as for `keras_nf.Coupling`, whose call arguments it has.
 
     Example:
 

@@ -31,7 +31,7 @@ def matplotlib(module):
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "mpl_toolkits"):
+        if str(error.name).partition(".")[0] not in ("matplotlib", "mpl_toolkits"):
             raise
         raise ModuleNotFoundError(
             'Pictures need matplotlib, which is not installed. Install it: pip install "keras_nf'

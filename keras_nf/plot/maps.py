@@ -151,13 +151,13 @@ def latents(
         model.log_prob(x, condition)
     encoded = model.encode(condition)
     z = np.asarray(model.flow.inverse(x, condition=encoded))
-    event_shape = tuple(model.distribution.event_shape)
+    distribution = model.distribution
+    base, event_shape = distribution.distribution, tuple(distribution.distribution.event_shape)
     if z.shape[1:] != event_shape or not len(z):
         raise ValueError(
-            f"Expected data of shape {batch_shape(event_shape)}, of at least one row. Received: "
-            f"latents of shape {z.shape}."
+            f"Expected data of shape {batch_shape(distribution.event_shape)}, of at least one row. "
+            f"Received: shape {np.shape(x)}."
         )
-    base = model.distribution.distribution
     if isinstance(base, ConditionalBase):
         single = is_single(model, condition)
         base = base.given(encoded[(0,) * (len(encoded.shape) - 1)] if single else encoded)

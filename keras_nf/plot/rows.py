@@ -154,7 +154,9 @@ def corner(
             raise ValueError(f"`{what}` must have {number} entries. Received: {given!r}.")
     if figure is None:
         inches = 1.9 * size + 0.6
-        figure = matplotlib("matplotlib.pyplot").figure(figsize=(inches, inches), layout="constrained")
+        figure = matplotlib("matplotlib.pyplot").figure(
+            figsize=(inches, inches), layout="constrained"
+        )
     grid = figure.add_gridspec(size, size)
     for row in range(size):
         for column in range(row + 1):

@@ -54,6 +54,10 @@ def maf(
     >>> import keras_nf
     >>> len(keras_nf.maf(event_size=64, layers=5, hidden_units=(512, 512)).flows)
     5
+
+    References:
+      George Papamakarios, Theo Pavlakou, Iain Murray. Masked Autoregressive Flow for Density
+      Estimation. 2017. arXiv:1705.07057
     """
     options = {
         "hidden_units": hidden_units,
@@ -111,6 +115,10 @@ def iaf(
     >>> import keras_nf
     >>> type(keras_nf.iaf(event_size=2).flows[0]).__name__
     'InverseAutoregressive'
+
+    References:
+      Diederik P. Kingma, Tim Salimans, Rafal Jozefowicz, Xi Chen, Ilya Sutskever, Max Welling.
+      Improving Variational Inference with Inverse Autoregressive Flow. 2016. arXiv:1606.04934
     """
     options = {
         "hidden_units": hidden_units,

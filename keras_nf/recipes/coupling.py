@@ -53,6 +53,10 @@ def nice(
     >>> nice = keras_nf.nice(event_size=4, layers=2)
     >>> [type(flow).__name__ for flow in nice.flows]
     ['AdditiveCoupling', 'AdditiveCoupling', 'Scaling']
+
+    References:
+      Laurent Dinh, David Krueger, Yoshua Bengio. NICE: Non-linear Independent Components
+      Estimation. 2014. arXiv:1410.8516
     """
     options = {
         "hidden_units": hidden_units,
@@ -108,6 +112,10 @@ def real_nvp(
     >>> import keras_nf
     >>> len(keras_nf.real_nvp(event_size=2, layers=6, hidden_units=(64, 64)).flows)
     6
+
+    References:
+      Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density Estimation using Real NVP. 2016.
+      arXiv:1605.08803
     """
     options = {
         "hidden_units": hidden_units,

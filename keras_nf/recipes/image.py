@@ -65,6 +65,10 @@ def glow(
     >>> flow = keras_nf.glow((28, 28, 1), levels=2, steps=4)
     >>> flow.inverse_event_shape((28, 28, 1))
     TensorShape([7, 7, 16])
+
+    References:
+      Diederik P. Kingma, Prafulla Dhariwal. Glow: Generative Flow with Invertible 1x1 Convolutions.
+      2018. arXiv:1807.03039
     """
     steps = check_count(steps, "steps")
     options: dict[str, Any] = {
@@ -132,6 +136,10 @@ def image_real_nvp(
     >>> flow = keras_nf.image_real_nvp((32, 32, 3), levels=3)
     >>> flow.inverse_event_shape((32, 32, 3))
     TensorShape([8, 8, 48])
+
+    References:
+      Laurent Dinh, Jascha Sohl-Dickstein, Samy Bengio. Density Estimation using Real NVP. 2016.
+      arXiv:1605.08803
     """
     options: dict[str, Any] = {
         "event_ndims": 3,

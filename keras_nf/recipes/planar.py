@@ -38,6 +38,10 @@ def planar_flow(
     >>> import keras_nf
     >>> keras_nf.planar_flow(event_size=2, layers=8).flows[0].folds
     8
+
+    References:
+      Danilo Jimenez Rezende, Shakir Mohamed. Variational Inference with Normalizing Flows. 2015.
+      arXiv:1505.05770
     """
     folds = check_count(layers, "layers")
     planar = Planar(activation, folds=folds, amortized=amortized, dtype=dtype)

@@ -56,6 +56,10 @@ def nsf(
     >>> import keras_nf
     >>> [type(flow).__name__ for flow in keras_nf.nsf(event_size=2, layers=2).flows]
     ['SplineAutoregressive', 'LULinear', 'SplineAutoregressive']
+
+    References:
+      Conor Durkan, Artur Bekasov, Iain Murray, George Papamakarios. Neural Spline Flows. 2019.
+      arXiv:1906.04032
     """
     options: dict[str, Any] = {
         "hidden_units": hidden_units,

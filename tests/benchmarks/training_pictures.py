@@ -15,7 +15,7 @@ import numpy as np
 from training_sets import load
 
 import keras_nf
-from keras_nf.plot import plot_density
+from keras_nf import plot
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -49,7 +49,7 @@ def main():
         row[0].set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT))
         for recipe, axes in zip(RECIPES, row[1:]):
             model = fit(recipe, data)
-            plot_density(model, -LIMIT, LIMIT, axes=axes).collections[0].colorbar.remove()
+            plot.density(model, -LIMIT, LIMIT, axes=axes, colorbar=False)
             axes.set_title(recipe)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[], xlabel="", ylabel="", aspect="equal")
