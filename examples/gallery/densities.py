@@ -47,19 +47,20 @@ def draw(rows, tops, path, *, width, dpi):
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[], aspect="equal")
         axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)
-    save(figure, path)
+    save(figure, path, colors=96)
 
 
 def print_tables(records):
     """Print the settings, and the mean log-densities of points that were held out."""
     print("\n| flow | recipe | rate | steps | seconds |\n|---|---|--:|--:|--:|")
-    for flow, results in records.items():
-        title, recipe, options, rate, steps = FLOWS[flow]
+    for results in records.values():
+        last = [*results.values()][-1]
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in last["options"].items()}
         options = ", ".join(f"{key}={value}" for key, value in options.items())
         seconds = [record["seconds"] for record in results.values()]
         print(
-            f"| {title} | `{recipe}(2, {options})` | {rate:g} | {steps:,} "
-            f"| {min(seconds):.0f} to {max(seconds):.0f} |"
+            f"| {last['title']} | `{last['recipe']}(2, {options})` | {last['rate']:g} "
+            f"| {last['steps']:,} | {min(seconds):.0f} to {max(seconds):.0f} |"
         )
     print("\n| flow |", " | ".join(about.title for about in SETS.values()), "|")
     print("|---|" + "--:|" * len(SETS))
@@ -88,7 +89,7 @@ def main(arguments=None):
     best = densities.get(BEST, densities[arguments.only[-1]])
     tops = {name: np.quantile(values, 0.995) for name, values in best.items()}
     rows = {FLOWS[flow].title: values for flow, values in densities.items()}
-    draw(rows, tops, arguments.output, width=7.0, dpi=150)
+    draw(rows, tops, arguments.output, width=7.0, dpi=130)
     draw({"flow": best}, tops, arguments.strip, width=9.0, dpi=150)
     print_tables(records)
 

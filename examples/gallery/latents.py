@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
 from style import BLUE, GALLERY, GREEN, GREY, INK, ORANGE, PURPLE, VERMILLION, plt, save
 from trained import CACHE, SETS, Training
 
@@ -40,6 +41,8 @@ def draw_circles(axes, z, title):
     for share in SHARES:
         radius = np.sqrt(-2.0 * np.log(1.0 - share))
         axes.add_patch(Circle((0.0, 0.0), radius, fill=False, edgecolor=INK, linewidth=1.0))
+        text = axes.text(0.0, -radius, f"{share:.0%}", ha="center", va="center", fontsize=8)
+        text.set_path_effects([withStroke(linewidth=3.0, foreground="white")])
         print(f"{title}: {np.mean(np.hypot(*z.T) < radius):.3f} within the circle of {share:g}")
 
 

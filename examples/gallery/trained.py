@@ -25,7 +25,6 @@ BATCH, ROWS, HELD_OUT = 250, 75_000, 20_000
 UNITS = {"hidden_units": (64, 64)}
 
 
-
 class About(NamedTuple):
     """The title of a set, and half a side of its picture."""
 
