@@ -15,6 +15,7 @@ from style import BLUE, GREEN, INK, ORANGE, PALE, SKY, VERMILLION, parse, plt, s
 
 import keras_nf
 
+SIZES = ["image, 8 × 8 × 1", "4 × 4 × 2", "2 × 2 × 4"]  # noqa: RUF001
 CORNERS = [ORANGE, SKY, GREEN, VERMILLION]  # pixels of a square of 2 by 2
 
 
@@ -76,11 +77,11 @@ def draw_channels(axes, seed):
 def draw_scales(axes):
     """Draw where the 64 numbers of an image of 8 by 8 pixels go, as bars of that width."""
     bars = [
-        (0.0, 0, 64, PALE, "image, 8 × 8 × 1"),
+        (0.0, 0, 64, PALE, SIZES[0]),
         (0.0, 1, 32, SKY, "latents"),
-        (32.0, 1, 32, PALE, "4 × 4 × 2"),
+        (32.0, 1, 32, PALE, SIZES[1]),
         (32.0, 2, 16, SKY, "latents"),
-        (48.0, 2, 16, PALE, "2 × 2 × 4"),
+        (48.0, 2, 16, PALE, SIZES[2]),
         (48.0, 3, 16, SKY, "latents"),
     ]
     for left, row, width, color, name in bars:
