@@ -567,6 +567,7 @@ class TestDraw:
             elsewhere.picture(None)
 
 
+@pytest.mark.slow
 def test_without_matplotlib():
     printed = run_python(
         """
