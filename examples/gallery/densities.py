@@ -47,7 +47,7 @@ def draw(rows, tops, path, *, width, dpi):
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[], aspect="equal")
         axes.spines[:].set(visible=True, color=GREY, linewidth=0.5)
-    save(figure, path, colors=96)
+    save(figure, path)
 
 
 def print_tables(records):
@@ -89,7 +89,7 @@ def main(arguments=None):
     best = densities.get(BEST, densities[arguments.only[-1]])
     tops = {name: np.quantile(values, 0.995) for name, values in best.items()}
     rows = {FLOWS[flow].title: values for flow, values in densities.items()}
-    draw(rows, tops, arguments.output, width=7.0, dpi=130)
+    draw(rows, tops, arguments.output, width=7.0, dpi=120)
     draw({"flow": best}, tops, arguments.strip, width=9.0, dpi=150)
     print_tables(records)
 

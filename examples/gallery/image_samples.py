@@ -93,7 +93,7 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="npz file of images")
-    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", type=int, default=0)
@@ -111,7 +111,7 @@ def main(arguments=None):
         samples = np.clip(np.round(samples), 0, levels - 1)
         plot.images(samples, vmin=0, vmax=levels - 1, cmap="gray_r", axes=axes)
         axes.set_title(f"samples of {title}")
-    save(figure, options.output, colors=levels + 1)
+    save(figure, options.output)
 
 
 if __name__ == "__main__":
