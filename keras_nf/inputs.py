@@ -13,7 +13,8 @@ def split_inputs(inputs: Any) -> tuple[Any, Any]:
         ):
             raise ValueError(
                 f"Expected one tensor, or a dictionary with 'x' and 'condition'. Received: "
-                f"{type(inputs).__name__} of {len(inputs)}."
+                f"{type(inputs).__name__} of {len(inputs)}. Make one array of rows, by "
+                "np.asarray(x); data and condition go into {'x': x, 'condition': c}."
             )
         return inputs, None
     if "x" not in inputs or not set(inputs) <= {"x", "condition"}:

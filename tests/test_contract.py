@@ -73,7 +73,7 @@ ROWS = [
     ["arguments.py", "config.py", "datasets/*.py", "training.py", "elementwise/*.py"],
     ["convert/arrays.py", "convert/maps.py"],
     ["inputs.py", "layout.py"],
-    ["models/replicas.py"],
+    ["models/alarm.py", "models/replicas.py"],
     ["root.py", "seeds.py", "moments.py", "models/files.py", "models/metrics.py", "models/rows.py"],
     ["permutation.py"],
     ["partition.py", "models/pipeline.py"],

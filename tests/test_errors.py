@@ -88,7 +88,7 @@ def test_wrong_event_size(enter):
 
 @entries
 def test_another_event_size_than_announced(enter):
-    with refused("was made for events of size 3", "Received", "4)"):
+    with refused("was made for events of size 3", "Received", "4)", "make a flow for these"):
         enter(maf(event_size=3), OTHER_SIZE)
 
 
@@ -383,14 +383,21 @@ def test_unexpected_condition(flow, enter):
 @conditioned
 @CONDITIONAL
 def test_wrong_condition_size(flow, enter):
-    with refused("was built for a condition of shape (..., 2)", "Received: shape", "3)"):
+    words = "was built for a condition of shape (..., 2)", "Received: shape", "3)", "of that size"
+    with refused(*words):
         enter(built(flow(), C), X)
 
 
 @pytest.mark.parametrize("name", ["call", "forward", "inverse", "distribution", "log-prob"])
 def test_condition_that_does_not_broadcast(name):
-    with refused("broadcast against the batch", "shape (8, 3)", "condition of shape (5, 2)"):
+    words = "broadcast against the batch", "shape (8, 3)", "condition of shape (5, 2)"
+    with refused(*words, "one for each event, or a single one for all, of shape (2,)"):
         CONDITIONED[name](built(maf(), C), C[:5])
+
+
+def test_condition_without_an_axis_of_its_own():
+    with refused("of shape (..., condition_size)", "Received: shape (None,)", "condition[:, None]"):
+        fit(fresh_model(), {"x": X, "condition": C[:, 0]})
 
 
 @pytest.mark.parametrize("name", ["fit", "evaluate"])
@@ -592,7 +599,8 @@ inputs = pytest.mark.parametrize("use", INPUTS.values(), ids=INPUTS.keys())
 
 @inputs
 def test_list_of_arrays(use):
-    with refused("one tensor, or a dictionary with 'x' and 'condition'", "Received", "of 2"):
+    words = "one tensor, or a dictionary with 'x' and 'condition'", "Received", "of 2"
+    with refused(*words, "np.asarray(x)", "{'x': x, 'condition': c}"):
         use(fresh_model(), [X, C])
 
 

@@ -98,7 +98,7 @@ def sizes_from(flow, inputs_shape, condition_shape):
     if known not in (None, shape):
         raise ValueError(
             f"{title(flow)} was made for events of size {flow.event_size}. Received: inputs of "
-            f"shape {tuple(inputs_shape)}."
+            f"shape {tuple(inputs_shape)}. Pass events of that size, or make a flow for these."
         )
     shape = tuple(map(int, shape))
     if not flow.uses_condition or condition_shape is None:
@@ -106,7 +106,8 @@ def sizes_from(flow, inputs_shape, condition_shape):
     if len(condition_shape) == 0 or condition_shape[-1] is None:
         raise ValueError(
             f"{title(flow)} needs a condition of shape (..., condition_size) with a known "
-            f"last axis. Received: shape {tuple(condition_shape)}."
+            f"last axis. Received: shape {tuple(condition_shape)}. Add that axis, also when there "
+            "is a single number for each event: condition[:, None]."
         )
     return shape, int(condition_shape[-1])
 
@@ -138,7 +139,8 @@ def check_sizes(flow, event_shape, shape, condition_shape):
         raise ValueError(
             f"{title(flow)} needs a condition whose leading axes broadcast against the batch. "
             f"Received: inputs of shape {tuple(shape)} and a condition of shape "
-            f"{tuple(condition_shape)}."
+            f"{tuple(condition_shape)}. Pass one for each event, or a single one for all, of shape "
+            f"({flow.condition_size},)."
         ) from None
 
 
@@ -161,7 +163,8 @@ def check_condition(flow, shape):
     if shape is not None and shape.rank is not None and shape[-1] != flow.condition_size:
         raise ValueError(
             f"{title(flow)} was built for a condition of shape (..., {flow.condition_size}). "
-            f"Received: shape {tuple(shape)}."
+            f"Received: shape {tuple(shape)}. Pass conditions of that size, each number in an axis "
+            "of its own (condition[:, None]), or make a new flow."
         )
 
 

@@ -12,6 +12,7 @@ from keras_nf.flow.arguments import title, to_events
 from keras_nf.flow.door import BUILDING
 from keras_nf.flows.planar import Planar
 from keras_nf.inputs import join_inputs, split_inputs
+from keras_nf.models.alarm import with_alarm
 from keras_nf.models.batches import specs_of, to_arrays, to_batches
 from keras_nf.models.density import DensityModel
 from keras_nf.models.pipeline import split_rows
@@ -183,10 +184,12 @@ class FlowModel(DensityModel):
         Returns:
           A `keras.callbacks.History`.
 
+        A loss that is NaN or infinite, or far too high after the first epoch, comes with a warning
+        that says what it tells of the data.
+
         Raises:
           ValueError: on targets, on data of a wrong shape, if a flow has to `adapt` first, on
-            `sample_weight` or
-            `validation_split` beside a dataset, or on a useless split.
+            `sample_weight` or `validation_split` beside a dataset, or on a useless split.
         """
         _check_no_targets(y, kwargs)
         if not self.flow.adapted:
@@ -197,6 +200,8 @@ class FlowModel(DensityModel):
             )
         if not isinstance(shuffle, bool):
             raise ValueError(f"`shuffle` must be True or False. Received: {shuffle!r}.")
+        is_weighted = sample_weight is not None or isinstance(getattr(x, "element_spec", 0), tuple)
+        kwargs["callbacks"] = with_alarm(kwargs.get("callbacks"), x, is_weighted)
         batch_size = 32 if batch_size is None else check_count(batch_size, "batch_size")
         self._forget_stale_graphs()
         weight_val = None
