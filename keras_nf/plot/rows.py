@@ -237,7 +237,8 @@ def images(
     >>> import matplotlib
     >>> matplotlib.use("Agg")
     >>> import numpy as np, keras_nf
-    >>> noise = np.random.default_rng(0).integers(256, size=(6, 8, 8), dtype="uint8")
+    >>> rng = np.random.default_rng(0)
+    >>> noise = rng.integers(256, size=(6, 8, 8), dtype="uint8")
     >>> axes = keras_nf.plot.images(noise, columns=3)
     >>> axes.images[0].get_array().shape
     (17, 26, 3)

@@ -124,9 +124,8 @@ class Draw(keras.callbacks.Callback):
     >>> model.compile("adam", jit_compile=False)
     >>> def draw(model, figure):
     ...     keras_nf.plot.density(model, -4.0, 4.0, points=50, axes=figure.gca())
-    >>> history = model.fit(
-    ...     x, epochs=4, verbose=0, callbacks=[keras_nf.plot.Draw(draw, folder, every=2)]
-    ... )
+    >>> callback = keras_nf.plot.Draw(draw, folder, every=2)
+    >>> history = model.fit(x, epochs=4, verbose=0, callbacks=[callback])
     >>> sorted(path.name for path in folder.iterdir())
     ['epoch_0002.png', 'epoch_0004.png']
     """
