@@ -15,7 +15,7 @@ from keras_nf.plot.figures import (
     dots,
     ends_of,
     is_single,
-    legend_of_dots,
+    legend_above,
     matplotlib,
     set_limits,
     to_rows,
@@ -75,13 +75,13 @@ def samples(
     low, high = ends_of(x, draws)
     sets = (("data", x, BLUE), ("samples", draws, VERMILLION))
     for panel, (name, points, colour) in zip(both, sets):
-        dots(panel, points, colour, label=name)
+        dots(panel, points, colour, alpha=0.4, label=name)
         set_limits(panel, low, high)
         panel.set(xlabel="x[0]", ylabel="x[1]")
         if pair:
             panel.set_title(name)
     if not pair:
-        legend_of_dots(both[0])
+        legend_above(both[0])
     return axes if pair else both[0]
 
 
