@@ -55,8 +55,8 @@ class Settings(NamedTuple):
 FLOWS = {
     "planar": Settings("planar", "planar_flow", {"layers": 32}, 5e-3, 3000),
     "nice": Settings("NICE", "nice", {"layers": 8, **UNITS}, 3e-3, 3000),
-    "real_nvp": Settings("Real NVP", "real_nvp", {"layers": 12, **UNITS}, 3e-3, 3000),
-    "maf": Settings("MAF", "maf", {"layers": 10, **UNITS}, 3e-3, 3000),
+    "real_nvp": Settings("Real NVP", "real_nvp", {"layers": 12, **UNITS}, 3e-3, 9000),
+    "maf": Settings("MAF", "maf", {"layers": 10, **UNITS}, 3e-3, 9000),
     "iaf": Settings("IAF", "iaf", {"layers": 10, **UNITS}, 3e-3, 3000),
     "nsf_coupling": Settings(
         "NSF, coupling", "nsf", {"layers": 4, "bins": 16, "coupling": True, **UNITS}, 3e-3, 3000
