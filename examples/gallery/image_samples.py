@@ -100,7 +100,8 @@ def main(arguments=None):
     parser.add_argument("--output", type=Path, default=GALLERY / "image_samples.png")
     options = parser.parse_args(arguments)
     train, held_out, levels = load(options.data)
-    figure, panels = plt.subplots(1, 3, figsize=(7.0, 2.6), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(7.0, 2.5), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.1)
     plot.images(held_out[:SHOWN], vmin=0, vmax=levels - 1, cmap="gray_r", axes=panels[0])
     panels[0].set_title("data, held out")
     for axes, (title, (make, units, shape_of)) in zip(panels[1:], MODELS.items()):
