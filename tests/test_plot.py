@@ -518,6 +518,12 @@ class TestDraw:
         for a, b in zip(model.get_weights(), expected.get_weights()):
             np.testing.assert_array_equal(a, b)
 
+    def test_generators_are_left_alone(self, tmp_path):
+        # A user's own data may draw from them.
+        states = random.getstate(), np.random.get_state()[1].tolist()
+        plot.Draw(self.draw, tmp_path).picture(identity(2))
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+
     def test_pyplot_is_left_alone(self, tmp_path):
         figure = plt.figure()
         plot.Draw(self.draw, tmp_path).picture(identity(2))

@@ -162,7 +162,7 @@ def _image(model, low, high, condition, points, data, axes, vmax):
         vmax=np.nanmax(values) if vmax is None else vmax,
     )
     if data is not None:
-        dots(axes, data, "white", alpha=0.4)
+        dots(axes, data, "white", size=0.5, alpha=0.5)
     set_limits(axes, low, high)
     axes.set(xlabel="x[0]", ylabel="x[1]")
 

@@ -15,7 +15,7 @@ __all__ = [
     "dots",
     "ends_of",
     "is_single",
-    "legend_of_dots",
+    "legend_above",
     "matplotlib",
     "set_limits",
     "to_rows",
@@ -98,16 +98,18 @@ def set_limits(axes, low, high):
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
 
 
-def dots(axes, points, colour, **options):
+def dots(axes, points, colour, *, size=1.0, alpha=0.6, label=None):
     """Draw points that stay apart, as far as their number lets them."""
-    size = float(np.clip(8_000.0 / max(len(points), 1), 1.0, 16.0))
-    options = {"s": size, "alpha": 0.6, "linewidths": 0.0, "rasterized": True, **options}
-    return axes.scatter(*points.T, color=colour, **options)
+    area = size * float(np.clip(8_000.0 / max(len(points), 1), 1.0, 16.0))
+    options = {"s": area, "alpha": alpha, "label": label}
+    return axes.scatter(*points.T, color=colour, linewidths=0.0, rasterized=True, **options)
 
 
-def legend_of_dots(owner, **options):
-    """Add a legend whose dots are large enough to tell their colours."""
-    legend = owner.legend(**options)
+def legend_above(axes):
+    """Add a legend above all that is drawn, with dots large enough to tell their colours."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.2 * (high - low))
+    legend = axes.legend(loc="upper center", ncols=2, frameon=False)
     for handle in legend.legend_handles:
         handle.set_alpha(1.0)
         if hasattr(handle, "set_sizes"):

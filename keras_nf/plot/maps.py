@@ -18,6 +18,7 @@ from keras_nf.plot.figures import (
     dots,
     ends_of,
     is_single,
+    legend_above,
     matplotlib,
     set_limits,
 )
@@ -92,9 +93,9 @@ def grid(
         shades = _shades(colour, lines)
         axes.add_collection(line_collection(x, colors=shades, linewidths=1.0))
         axes.plot([], [], color=colour, label=name)
-    axes.legend()
     axes.autoscale_view()
     axes.set(xlabel="x[0]", ylabel="x[1]", aspect="equal")
+    legend_above(axes)
     return axes
 
 

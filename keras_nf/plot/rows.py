@@ -15,7 +15,7 @@ from keras_nf.plot.figures import (
     dots,
     ends_of,
     is_single,
-    legend_of_dots,
+    legend_above,
     matplotlib,
     set_limits,
     to_rows,
@@ -75,13 +75,13 @@ def samples(
     low, high = ends_of(x, draws)
     sets = (("data", x, BLUE), ("samples", draws, VERMILLION))
     for panel, (name, points, colour) in zip(both, sets):
-        dots(panel, points, colour, label=name)
+        dots(panel, points, colour, alpha=0.4, label=name)
         set_limits(panel, low, high)
         panel.set(xlabel="x[0]", ylabel="x[1]")
         if pair:
             panel.set_title(name)
     if not pair:
-        legend_of_dots(both[0])
+        legend_above(both[0])
     return axes if pair else both[0]
 
 
@@ -237,7 +237,8 @@ def images(
     >>> import matplotlib
     >>> matplotlib.use("Agg")
     >>> import numpy as np, keras_nf
-    >>> noise = np.random.default_rng(0).integers(256, size=(6, 8, 8), dtype="uint8")
+    >>> rng = np.random.default_rng(0)
+    >>> noise = rng.integers(256, size=(6, 8, 8), dtype="uint8")
     >>> axes = keras_nf.plot.images(noise, columns=3)
     >>> axes.images[0].get_array().shape
     (17, 26, 3)

@@ -96,9 +96,9 @@ class Draw(keras.callbacks.Callback):
 
     The pictures are files in a folder, `epoch_0001.png` after the first epoch, and on demand images
     for TensorBoard. Each is drawn in a figure of its own, which no window shows and which is gone
-    afterwards. A picture does not change the draws of training, also where it samples without a
-    seed; it differs between epochs by the model alone where it samples with one. Of several
-    workers the chief draws.
+    afterwards. Training draws what it would without pictures, also where they sample the model
+    without a seed; with one, they differ from epoch to epoch by the model alone. Of several workers
+    the chief draws.
 
     Args:
       draw: function `draw(model, figure)` that draws in an empty matplotlib figure, in the axes
@@ -124,9 +124,8 @@ class Draw(keras.callbacks.Callback):
     >>> model.compile("adam", jit_compile=False)
     >>> def draw(model, figure):
     ...     keras_nf.plot.density(model, -4.0, 4.0, points=50, axes=figure.gca())
-    >>> history = model.fit(
-    ...     x, epochs=4, verbose=0, callbacks=[keras_nf.plot.Draw(draw, folder, every=2)]
-    ... )
+    >>> callback = keras_nf.plot.Draw(draw, folder, every=2)
+    >>> history = model.fit(x, epochs=4, verbose=0, callbacks=[callback])
     >>> sorted(path.name for path in folder.iterdir())
     ['epoch_0002.png', 'epoch_0004.png']
     """
