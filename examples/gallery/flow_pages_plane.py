@@ -78,7 +78,7 @@ def planar(_):
         title = f"{folds} fold" + "s" * (folds > 1) if folds else "base"
         grid(axes, flow, title, 3.6, symbol="x" if folds else "z")
         curve(axes, flow, crease)
-    panels[0].text(1.0, -2.9, "$w^T z + b = 0$", fontsize=9, ha="left")
+    panels[0].text(-3.4, -3.4, "$w^T z + b = 0$", fontsize=9, va="bottom")
     return figure
 
 
