@@ -19,6 +19,7 @@ import keras_nf
 
 BEST = "nsf"
 POINTS = 3000  # of a picture of data
+SHADES = plt.get_cmap("viridis", 64)  # as many as keep the file small
 
 
 def draw_points(axes, name):
@@ -41,7 +42,7 @@ def draw(rows, tops, path, *, width, dpi):
     for line, densities in zip(panels[1:], rows.values()):
         for axes, name in zip(line, SETS):
             top = tops[name]
-            axes.imshow(densities[name], origin="lower", vmin=0.0, vmax=top)
+            axes.imshow(densities[name], origin="lower", vmin=0.0, vmax=top, cmap=SHADES)
     for axes, title in zip(panels[:, 0], ("data", *rows)):
         axes.set_ylabel(title)
     for axes in panels.flat:
@@ -52,15 +53,15 @@ def draw(rows, tops, path, *, width, dpi):
 
 def print_tables(records):
     """Print the settings, and the mean log-densities of points that were held out."""
-    print("\n| flow | recipe | rate | steps | seconds |\n|---|---|--:|--:|--:|")
+    print("\n| flow | recipe | base | rate | steps | seconds |\n|---|---|---|--:|--:|--:|")
     for results in records.values():
         last = [*results.values()][-1]
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in last["options"].items()}
         options = ", ".join(f"{key}={value}" for key, value in options.items())
         seconds = [record["seconds"] for record in results.values()]
         print(
-            f"| {last['title']} | `{last['recipe']}(2, {options})` | {last['rate']:g} "
-            f"| {last['steps']:,} | {min(seconds):.0f} to {max(seconds):.0f} |"
+            f"| {last['title']} | `{last['recipe']}(2, {options})` | {last['base']} "
+            f"| {last['rate']:g} | {last['steps']:,} | {min(seconds):.0f} to {max(seconds):.0f} |"
         )
     print("\n| flow |", " | ".join(about.title for about in SETS.values()), "|")
     print("|---|" + "--:|" * len(SETS))
