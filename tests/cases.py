@@ -759,18 +759,24 @@ CASES = [
 ]
 
 
-def rows(belongs=lambda case: True):
+def rows(belongs=lambda case: True, *, plain=False):
     """Run a test over the rows that belong to it.
 
-    A plain run takes the first row of each public name, and of each class the first with a
-    condition. The others are marked as slow.
+    The plain rows are the first of each public name, and of each class the first with a condition.
+    The others are variations of them, marked as slow.
+
+    Args:
+      belongs: function of a row.
+      plain: whether the plain rows are enough, as they are for what Keras and TFP make of any flow.
     """
     cases, seen, marked = [case for case in CASES if belongs(case)], set(), []
     for case in cases:
         kind = case.public, case.condition_size > 0
         is_recipe = not isinstance(getattr(keras_nf, case.public), type)
-        marks = [pytest.mark.slow] if kind in seen or (is_recipe and kind[1]) else []
-        marked.append(pytest.param(case, id=case.name, marks=marks))
+        is_variation = kind in seen or (is_recipe and kind[1])
+        marks = [pytest.mark.slow] if is_variation else []
+        if not (plain and is_variation):
+            marked.append(pytest.param(case, id=case.name, marks=marks))
         seen.add(kind)
     return pytest.mark.parametrize("case", marked)
 

@@ -163,7 +163,7 @@ def test_log_det_is_that_of_the_jacobian(case, direction):
     assert_close(log_det, np.linalg.slogdet(jacobian)[1])
 
 
-@rows()
+@rows(plain=True)
 @DIRECTIONS
 def test_tfp_methods_give_what_the_fused_method_gives(case, direction):
     flow, condition = make(case), conditions(case, 6)
@@ -174,7 +174,7 @@ def test_tfp_methods_give_what_the_fused_method_gives(case, direction):
     assert_all_close((value, log_det), fused(flow, direction)(x, **condition))
 
 
-@rows()
+@rows(plain=True)
 def test_keras_call_is_forward(case):
     flow, condition = make(case), conditions(case, 6)
     x = base_points(case, 6)
@@ -231,7 +231,7 @@ def test_unknown_batch_size(case, direction):
     assert_all_close(run(x, *condition.values()), fused(flow, direction)(x, **condition))
 
 
-@rows()
+@rows(plain=True)
 @DIRECTIONS
 def test_unknown_rank(case, direction):
     flow = make(case)
@@ -327,7 +327,7 @@ def test_density_integrates_to_one(case):
     assert mass == pytest.approx(1.0, abs=2e-3)
 
 
-@rows()
+@rows(plain=True)
 @THROUGH
 def test_log_prob_is_the_density_of_the_inverse(case, through):
     flow, condition = make(case), conditions(case, 6)
@@ -336,7 +336,7 @@ def test_log_prob_is_the_density_of_the_inverse(case, through):
     assert_close(log_prob(x, condition), density(case, flow, x, **condition))
 
 
-@rows(has_weights)
+@rows(has_weights, plain=True)
 @THROUGH
 def test_log_prob_of_the_same_tensor_follows_the_weights(case, through):
     flow, condition = make(case, seed=1), conditions(case, 6)
@@ -348,7 +348,7 @@ def test_log_prob_of_the_same_tensor_follows_the_weights(case, through):
     assert_close(after, density(case, flow, tf.identity(x), **condition))
 
 
-@rows(has_weights)
+@rows(has_weights, plain=True)
 @DIRECTIONS
 @pytest.mark.parametrize("wrap", [lambda flow: flow, tfb.Invert], ids=["flow", "tfb-invert"])
 def test_maps_of_the_same_tensor_follow_the_weights(case, direction, wrap):
@@ -367,7 +367,7 @@ def test_maps_of_the_same_tensor_follow_the_weights(case, direction, wrap):
     assert_all_close(after, fused(flow, own)(tf.identity(x), **condition))
 
 
-@rows(has_weights)
+@rows(has_weights, plain=True)
 def test_equal_looking_flows_are_different(case):
     one, other = make(case, seed=1, name="flow"), make(case, seed=2, name="flow")
     assert one != other
@@ -515,7 +515,7 @@ def test_gradients_are_those_of_finite_differences(case, direction):
     assert slope == pytest.approx(central, rel=1e-5, abs=1e-5)
 
 
-@rows()
+@rows(plain=True)
 def test_variables_are_found_through_a_distribution(case):
     flow = make(case)
     dist = flow(base_distribution(case))

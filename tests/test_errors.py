@@ -173,6 +173,15 @@ def test_condition_of_another_dtype_is_cast(dtype):
     np.testing.assert_array_equal(samples, model.sample(2, labels.astype("float32"), seed=0))
 
 
+@pytest.mark.parametrize(
+    "method",
+    ["forward", "inverse", "forward_log_det_jacobian", "inverse_log_det_jacobian"],
+)
+def test_condition_without_its_name(method):
+    with refused(f"{method}(x, condition=c)", "is TFP's", "(8, 2)"):
+        getattr(built(maf(), C), method)(X, C)
+
+
 def test_condition_of_strings():
     with refused("a condition of numbers or booleans", "dtype string", "one-hot"):
         maf()(X, condition=np.array([["a"]] * len(X)))

@@ -207,7 +207,7 @@ def test_weights_file_gives_the_same_bits(case, tmp_path):
 # Models.
 
 
-@rows()
+@rows(plain=True)
 def test_symbolic_call_gives_the_eager_numbers(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = functional(case, flow)
@@ -216,7 +216,7 @@ def test_symbolic_call_gives_the_eager_numbers(case):
     assert_identical(model(x), apply(flow, x))
 
 
-@rows()
+@rows(plain=True)
 def test_symbolic_call_builds_a_fresh_flow(case):
     flow, x = case.flow(), batch_of(case, 5)
     model = functional(case, flow)
@@ -225,7 +225,7 @@ def test_symbolic_call_builds_a_fresh_flow(case):
     assert_identical(model(x), apply(flow, x))
 
 
-@rows(lambda case: not case.condition_size)
+@rows(lambda case: not case.condition_size, plain=True)
 def test_sequential(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = keras.Sequential([keras.Input(case.base_shape), flow])
@@ -233,7 +233,7 @@ def test_sequential(case):
     assert len(model.weights) == case.weights + case.fixed
 
 
-@rows()
+@rows(plain=True)
 def test_functional_model_of_the_value_and_the_log_det(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = functional(case, flow, return_log_det=True)
@@ -241,7 +241,7 @@ def test_functional_model_of_the_value_and_the_log_det(case):
     assert_identical(model(x), fused(flow, "forward")(x["x"], x.get("condition")))
 
 
-@rows()
+@rows(plain=True)
 def test_functional_models_with_and_without_the_log_det_share_a_flow(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     without = functional(case, flow)
@@ -253,7 +253,7 @@ def test_functional_models_with_and_without_the_log_det_share_a_flow(case):
     assert_identical(again(x), y)
 
 
-@rows()
+@rows(plain=True)
 def test_clone_has_its_own_weights(case):
     model = functional(case, make(case, "float32"), return_log_det=True)
     clone = keras.models.clone_model(model)
@@ -263,7 +263,7 @@ def test_clone_has_its_own_weights(case):
     assert_identical(clone(x), model(x))
 
 
-@rows()
+@rows(plain=True)
 def test_keras_describes_models(case):
     model = keras_nf.FlowModel(make(case, "float32"), base=case.base)
     x, condition = data_points(case, 2, dtype="float32"), conditions(case, 2, dtype="float32")
@@ -275,7 +275,7 @@ def test_keras_describes_models(case):
     assert f"{model.count_params():,}" in "".join(lines)
 
 
-@rows()
+@rows(plain=True)
 def test_symbolic_arithmetic_on_the_inputs(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     inputs = symbolic(case)
@@ -343,7 +343,7 @@ def test_networks_compute_in_the_dtype_of_the_policy(case, policy):
     assert not np.array_equal(mixed, flow.forward(x, **condition))
 
 
-@rows()
+@rows(plain=True)
 def test_float64_model(case):
     flow, x = make(case, "float64"), batch_of(case, 5, "float64")
     model = functional(case, flow, "float64", return_log_det=True)
@@ -364,7 +364,7 @@ def assert_trained(case, flow, before):
 
 
 @pytest.mark.slow
-@rows(has_weights)
+@rows(has_weights, plain=True)
 def test_fit_of_a_keras_model_changes_every_weight(case):
     flow, x = make(case, "float32"), batch_of(case, 16)
     if case.condition_size:

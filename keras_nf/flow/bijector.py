@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
@@ -15,7 +16,7 @@ __all__ = ["LayerBijector"]
 
 
 def _with_checked_dtype(method, direction):
-    """Check the dtype before TFP would convert integers and go on with them; cast those of data."""
+    """Check what TFP would go on with: integers, and a condition in the place of a name."""
 
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
@@ -24,6 +25,12 @@ def _with_checked_dtype(method, direction):
             dtype = getattr(value, "dtype", self.dtype)
             return value if tf.as_dtype(dtype).is_floating else tf.cast(value, self.dtype)
 
+        if any(np.ndim(value) > 0 for value in args[1:]):
+            raise ValueError(
+                f"{title(self)}.{method.__name__} takes a condition by name, as "
+                f"{method.__name__}(x, condition=c): the second argument is TFP's. Received: one "
+                f"of shape {tuple(np.shape(args[1]))}."
+            )
         args = (*map(checked, args[:1]), *args[1:])
         kwargs |= {name: checked(kwargs[name]) for name in ("x", "y") if name in kwargs}
         return method(self, *args, **kwargs)
