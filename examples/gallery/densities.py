@@ -90,7 +90,7 @@ def main(arguments=None):
     best = densities.get(BEST, densities[arguments.only[-1]])
     tops = {name: np.quantile(values, 0.995) for name, values in best.items()}
     rows = {FLOWS[flow].title: values for flow, values in densities.items()}
-    draw(rows, tops, arguments.output, width=7.0, dpi=120)
+    draw(rows, tops, arguments.output, width=7.0, dpi=104)
     draw({"flow": best}, tops, arguments.strip, width=9.0, dpi=150)
     print_tables(records)
 
