@@ -2,8 +2,8 @@
 
     python examples/gallery/jacobians.py
 
-An entry counts as zero if it is exactly zero at 50 random points, with random weights. Takes half
-a minute.
+An entry counts as zero if it is exactly zero at 50 random points, with random weights. Takes ten
+seconds.
 """
 
 import os
@@ -47,11 +47,12 @@ def make_flows(seed):
 def jacobians(flow, rng, points=50):
     flow.build((None, SIZE))
     flow.set_weights([rng.normal(size=weight.shape) for weight in flow.weights])
-    z = tf.constant(rng.normal(size=(points, SIZE)), "float32")
+    z = tf.constant(rng.normal(size=(points, 1, SIZE)), "float32")
+    copies = tf.repeat(z, SIZE, axis=1)  # one for each row of the Jacobian
     with tf.GradientTape() as tape:
-        tape.watch(z)
-        x = flow.forward(z)
-    return tape.batch_jacobian(x, z).numpy()
+        tape.watch(copies)
+        diagonal = tf.linalg.trace(flow.forward(copies))
+    return tape.gradient(diagonal, copies).numpy()
 
 
 def is_triangular(entries):
