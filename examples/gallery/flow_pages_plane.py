@@ -144,9 +144,9 @@ def maf(steps):
     """One layer, of which each x_2 is normal given x_1, and five that were trained."""
     keras.utils.set_random_seed(0)
     x = keras_nf.datasets.pinwheel(20_000, seed=0)
-    figure, panels = strip(3, 2.7)
+    figure, panels = strip(3, 2.08)
     layer = with_weights(keras_nf.MaskedAutoregressive(**SMOOTH), 8, 1.3)
-    layer.conditioner.weights[-1].assign([0.0, 0.5, 0.0, -0.8])
+    layer.conditioner.weights[-1].assign([0.0, 0.8, 0.0, -1.1])
     one = keras_nf.FlowModel(layer)
     grid(panels[0], layer, "one layer")
     density(panels[1], one.log_prob, REACH)
