@@ -3,10 +3,10 @@
     python examples/vae.py --posterior iaf --out vae_iaf
 
 The encoder gives a diagonal Gaussian and a vector h; a flow, conditioned on h, bends the Gaussian
-into the approximate posterior. `--posterior diagonal` leaves the flow out. Trains on five sixths of
-the training images, watches the others, then prints for the test images -ELBO and the
-importance-weighted estimate of -log p(x), in nats. Writes `reconstructions.png`, `samples.png`,
-`log.csv` and `vae.weights.h5`.
+into the approximate posterior. `--posterior diagonal` leaves the flow out, `--prior flow` trains a
+flow as the prior as well. Trains on five sixths of the training images, watches the others, then
+prints for the test images -ELBO and the importance-weighted estimate of -log p(x), in nats. Writes
+`reconstructions.png`, `samples.png`, `log.csv` and `vae.keras`.
 
 The data are scikit-learn's 1,797 digits of 8 x 8 pixels. For MNIST, let Keras fetch its file once:
 
@@ -48,13 +48,21 @@ FLOWS = {
     "iaf": lambda size, steps: keras_nf.iaf(size, layers=steps, hidden_units=(320,)),
 }
 STEPS = {"diagonal": 0, "planar": 16, "iaf": 4}
+PRIORS = {
+    "normal": lambda size: keras_nf.Chain([], event_size=size),
+    "flow": lambda size: keras_nf.real_nvp(size, layers=4, hidden_units=(64,)),
+}
+
+# So that a saved model finds the classes again.
+register = keras.saving.register_keras_serializable("vae")
 
 
+@register
 class Binarize(layers.Layer):
     """Draw pixels of 0 or 1 from grey levels, anew in every call; a 0 or 1 stays what it is."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.seed_generator = keras.random.SeedGenerator()
 
     def call(self, x):
@@ -62,11 +70,12 @@ class Binarize(layers.Layer):
         return ops.cast(uniform < x, x.dtype)
 
 
+@register
 class DiagonalGaussian(layers.Layer):
     """Draw z ~ N(mean, exp(log_scale)²); return z and its log-density."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.seed_generator = keras.random.SeedGenerator()
 
     def call(self, mean, log_scale):
@@ -75,8 +84,9 @@ class DiagonalGaussian(layers.Layer):
         return mean + ops.exp(log_scale) * noise, log_density
 
 
+@register
 class VAE(keras.Model):
-    """Functional model with outputs `log_likelihood` and `kl`, trained by the bound they make."""
+    """Model with outputs `log_likelihood`, `kl` and `z`, trained by the bound of the first two."""
 
     warm_up_steps = 0
 
@@ -110,11 +120,12 @@ def make_decoder(pixels, latent_size, hidden_units):
     return keras.Model(z, layers.Dense(pixels)(h), name="decoder")
 
 
-def make_vae(pixels, posterior, steps, latent_size=40, hidden_units=(300, 200)):
-    """Return the model, the decoder, and a model that draws z given the pixels."""
+def make_vae(pixels, posterior, steps, latent_size=40, hidden_units=(300, 200), prior="normal"):
+    """Return the model; its layers `encoder`, `decoder` and `prior` have these names."""
     encoder = make_encoder(pixels, latent_size, hidden_units)
     decoder = make_decoder(pixels, latent_size, hidden_units)
     flow = FLOWS[posterior](latent_size, steps)
+    prior = keras_nf.FlowModel(PRIORS[prior](latent_size), name="prior")
 
     grey = keras.Input((pixels,))
     x = Binarize()(grey)
@@ -123,9 +134,8 @@ def make_vae(pixels, posterior, steps, latent_size=40, hidden_units=(300, 200)):
     z, log_det = flow(z0, condition=h, return_log_det=True)
     logits = decoder(z)
     log_likelihood = ops.sum(x * logits - ops.softplus(logits), axis=-1)
-    kl = (log_q0 - log_det) - log_normal(z)  # of a single draw
-    vae = VAE(grey, {"log_likelihood": log_likelihood, "kl": kl})
-    return vae, decoder, keras.Model(grey, z)
+    kl = (log_q0 - log_det) - prior(z)  # of a single draw
+    return VAE(grey, {"log_likelihood": log_likelihood, "kl": kl, "z": z})
 
 
 def bounds(vae, x, samples):
@@ -170,6 +180,7 @@ def picture(rows, shape, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--posterior", choices=FLOWS, default="iaf")
+    parser.add_argument("--prior", choices=PRIORS, default="normal")
     parser.add_argument("--layers", type=int, help="steps of the flow (planar 16, iaf 4)")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=100)
@@ -183,7 +194,7 @@ def main():
 
     keras.utils.set_random_seed(options.seed)
     train, test, shape = load(options.data)
-    vae, decoder, posterior = make_vae(train.shape[1], options.posterior, steps)
+    vae = make_vae(train.shape[1], options.posterior, steps, prior=options.prior)
     validation = len(train) // 6
     updates = options.epochs * math.ceil((len(train) - validation) / options.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, updates)
@@ -200,19 +211,20 @@ def main():
         verbose=2,
     )
     minutes = (time.perf_counter() - start) / 60.0
-    vae.save_weights(options.out / "vae.weights.h5")
+    vae.save(options.out / "vae.keras")
 
-    some = test[:12]
-    z = keras.random.normal((8 * 12, decoder.input_shape[-1]), seed=options.seed)
+    some, decoder = test[:12], vae.get_layer("decoder")
+    z = vae.get_layer("prior").sample(8 * 12, seed=options.seed)
     reconstructions, samples = (
-        ops.convert_to_numpy(ops.sigmoid(decoder(z))) for z in (posterior(some), z)
+        ops.convert_to_numpy(ops.sigmoid(decoder(z))) for z in (vae(some)["z"], z)
     )
     picture([some, reconstructions], shape, options.out / "reconstructions.png")
     picture(samples.reshape(8, 12, -1), shape, options.out / "samples.png")
 
     elbo, log_prob = bounds(vae, test, options.importance_samples)
     parameters = sum(math.prod(weight.shape) for weight in vae.trainable_weights)
-    print(f"{options.posterior}, {steps} steps of the flow, {parameters:,} parameters")
+    print(f"{options.posterior}, {steps} steps of the flow, prior {options.prior}")
+    print(f"{parameters:,} parameters")
     print(f"-ELBO {-elbo:.2f}, -log p(x) {-log_prob:.2f} nats per test image")
     print(f"{options.importance_samples} draws each, {minutes:.1f} minutes of training")
 

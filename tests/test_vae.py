@@ -25,15 +25,20 @@ def example():
     return load_example("vae")
 
 
-def make(example, posterior):
+def make(example, posterior, **options):
     keras.utils.set_random_seed(0)
-    vae, _, _ = example.make_vae(PIXELS, posterior, STEPS[posterior], **SIZES)
-    return vae
+    return example.make_vae(PIXELS, posterior, STEPS[posterior], **SIZES, **options)
 
 
 def flow_of(vae):
     (flow,) = (layer for layer in vae.layers if isinstance(layer, keras_nf.Flow))
     return flow
+
+
+def perturb_all(vae):
+    for flow in (flow_of(vae), vae.get_layer("prior").flow):
+        perturb(flow)
+    return vae
 
 
 def around_the_flow(vae):
@@ -96,6 +101,44 @@ def test_gradients_reach_encoder_and_flow(example, posterior):
         gradient = np.asarray(gradient)
         assert np.all(np.isfinite(gradient)), weight.path
         assert np.any(gradient), weight.path
+
+
+@pytest.mark.parametrize("prior", ["normal", "flow"])
+def test_prior_is_the_density_of_the_latents(example, prior):
+    vae = perturb_all(make(example, "iaf", prior=prior))
+    terms = around_the_flow(vae).predict(X, verbose=0)
+    mean, log_scale, _ = (np.asarray(part) for part in vae.get_layer("encoder")(X))
+    noise = (terms["z0"] - mean) / np.exp(log_scale)
+    log_q = log_normal(noise) - log_scale.sum(axis=-1) - terms["log_det"]
+    log_prior = np.asarray(vae.get_layer("prior").log_prob(terms["z"]))
+    np.testing.assert_allclose(terms["kl"], log_q - log_prior, rtol=1e-4, atol=1e-4)
+    is_normal = np.allclose(log_prior, log_normal(terms["z"]), atol=1e-4)
+    assert is_normal == (prior == "normal")
+
+
+def test_prior_is_trained(example):
+    vae = perturb_all(make(example, "iaf", prior="flow"))
+    weights = vae.get_layer("prior").trainable_weights
+    assert weights
+    with tf.GradientTape() as tape:
+        loss = vae.compute_loss(X, y_pred=vae(X))
+    for weight, gradient in zip(weights, tape.gradient(loss, [w.value for w in weights])):
+        assert np.any(np.asarray(gradient)), weight.path
+
+
+def test_file_holds_the_whole_model(example, tmp_path):
+    vae = perturb_all(make(example, "planar", prior="flow"))
+    vae.compile("adam")
+    vae.fit(X, epochs=1, verbose=0)
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    for ours, theirs in zip(vae.weights, loaded.weights):
+        np.testing.assert_array_equal(ours, theirs)
+    z = vae.get_layer("prior").sample(3, seed=0)
+    np.testing.assert_allclose(loaded.get_layer("prior").sample(3, seed=0), z, rtol=1e-5)
+    images, again = (each.get_layer("decoder")(z) for each in (vae, loaded))
+    np.testing.assert_allclose(images, again, rtol=1e-5)
+    assert np.isfinite(loaded.fit(X, epochs=1, verbose=0).history["loss"][0])
 
 
 def test_importance_weighting_of_an_exact_posterior(example):
@@ -169,6 +212,6 @@ def test_command_writes_the_pictures(tmp_path, given):
     printed = run_example("vae", *arguments)
     assert re.search(r"^-ELBO \d+\.\d\d, -log p\(x\) \d+\.\d\d nats", printed, re.MULTILINE)
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"log.csv", "reconstructions.png", "samples.png", "vae.weights.h5"}
+    assert written == {"log.csv", "reconstructions.png", "samples.png", "vae.keras"}
     for name in ("reconstructions.png", "samples.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
