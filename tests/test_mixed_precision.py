@@ -154,7 +154,7 @@ def test_round_trips_are_those_of_float32(case, policy):
 
 # Densities.
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs" / "training.md"
+DOCS = pathlib.Path(__file__).parents[1] / "docs" / "training_study.md"
 IMAGE = (8, 8, 1)
 
 # For each recipe what 99 of 100 events keep below, in nats: in bfloat16 and in float16.

@@ -75,7 +75,7 @@ def _advice_on_nan(data):
     bad, rows = _bad_rows(data)
     if bad:
         return (
-            f"Of {rows} rows, {bad} hold NaN or infinite values. Remove or impute them: one makes "
+            f"Rows with NaN or infinite values: {bad} of {rows}. Remove or impute them: one makes "
             "the gradient, and then all weights, NaN."
         )
     steps = (

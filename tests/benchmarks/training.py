@@ -198,7 +198,9 @@ def print_tables(paths):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--table", type=Path, nargs="+", help="files of results, to be printed")
-    parser.add_argument("--data", type=Path, help="folder of the archives; see docs/training.md")
+    parser.add_argument(
+        "--data", type=Path, help="folder of the archives; see docs/training_study.md"
+    )
     parser.add_argument("--output", type=Path, help="file of results, to be continued")
     parser.add_argument("--recipe", nargs="+", default=RECIPES, choices=(*RECIPES, *PEERS))
     parser.add_argument("--set", nargs="+", default=SETS, choices=SETS)
