@@ -1,13 +1,15 @@
-"""A program that several workers run, each a process of its own, to train one model together.
+"""A program of several workers, each a process of its own, that train one model together.
 
-    python tests/workers.py FOLDER PLAN
+    python tests/workers.py FOLDER SECONDS PLAN COUNT [MISSING]
 
-It takes its place among the workers from `TF_CONFIG`. `start` and `finish` run it in tests.
+It starts the workers of a cluster, but for one, after all imports, which take longer than most of
+what a worker does. `run` runs it in tests.
 """
 
 import contextlib
 import faulthandler
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -16,52 +18,32 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
+import tensorflow as tf
+
+import keras_nf
 
 # No number of workers divides these rows.
 X = np.random.default_rng(0).normal(size=(33, 3)).astype("float32")
 BATCH, EPOCHS = 16, 3
 
 
-def start(count, folder, plan, *, missing=()):
-    """Start the program for the places of a cluster, but for some; return the processes."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for place in sockets:
-            place.bind(("localhost", 0))
-        cluster = {"worker": [f"localhost:{place.getsockname()[1]}" for place in sockets]}
-    processes = []
-    for index in sorted(set(range(count)) - set(missing)):
-        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-        environment = {
-            **os.environ,
-            "TF_CONFIG": config,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
-        command = [sys.executable, __file__, str(folder), plan]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen(command, env=environment, **pipes))
-    return processes
-
-
-def finish(processes, seconds):
-    """Wait for processes; return their exit codes and what they printed."""
-    deadline = time.monotonic() + seconds
-    try:
-        printed = [p.communicate(timeout=deadline - time.monotonic())[0] for p in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], printed
+def run(count, folder, plan, *missing, seconds=300):
+    """Run the program; return the exit codes of the workers, and what they printed."""
+    environment = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    words = map(str, (sys.executable, __file__, folder, seconds, plan, count, *missing))
+    subprocess.run([*words], env=environment, check=True)
+    codes = json.loads((folder / "codes.json").read_text())
+    return codes, [log.read_text() for log in sorted(folder.glob("*.log"))]
 
 
 def make_model(scope, mask="half", **options):
-    import keras
-
-    import keras_nf
-
     with scope:
         couplings = [keras_nf.AffineCoupling(mask=mask, hidden_units=(8,), swap=s) for s in (0, 1)]
         model = keras_nf.FlowModel(keras_nf.Chain([keras_nf.ActNorm(), *couplings]))
@@ -73,7 +55,6 @@ def make_model(scope, mask="half", **options):
 
 def train(scope, folder, *, shuffle=True, kill=None):
     """Train a model in a scope, and return numbers that ought not to depend on it."""
-    import keras
 
     class Watch(keras.callbacks.Callback):
         losses = []
@@ -107,10 +88,6 @@ def train(scope, folder, *, shuffle=True, kill=None):
 
 def vary(scope):
     """Train on draws, whose weights ought to be the same on all workers."""
-    import keras
-
-    import keras_nf
-
     with scope:
         flow = keras_nf.iaf(2, layers=1, hidden_units=(4,))
         model = keras_nf.VariationalModel(flow, lambda x: -keras_nf.datasets.u1(x))
@@ -122,8 +99,6 @@ def vary(scope):
 
 def refusals(strategy):
     """Return the errors for masks that each worker draws anew, and for several steps at once."""
-    import keras
-
     keras.utils.set_random_seed(os.getpid())
     different = make_model(strategy.scope(), mask="random")
     several = make_model(strategy.scope(), steps_per_execution=2)
@@ -138,7 +113,6 @@ def refusals(strategy):
 
 def reduce_as_mended(values, strategy, reduction):
     """Reduce what workers report as a Keras would that knows scalars, in place of its own."""
-    import keras
 
     def reduce(value):
         if reduction == "concat":
@@ -148,24 +122,46 @@ def reduce_as_mended(values, strategy, reduction):
     return keras.tree.map_structure(reduce, values)
 
 
-def main(folder, plan):
-    faulthandler.dump_traceback_later(20 if plan == "alone" else 120, exit=True)
-    import tensorflow as tf
-
+def work(folder, plan, cluster, index):
+    """Take a place among the workers, and print to a file."""
+    with (folder / f"worker_{index}.log").open("w") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    config = {"cluster": {"worker": cluster}, "task": {"type": "worker", "index": index}}
+    os.environ["TF_CONFIG"] = json.dumps(config)
+    faulthandler.dump_traceback_later(10 if plan == "alone" else 120, exit=True)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     faulthandler.cancel_dump_traceback_later()
-    index = strategy.cluster_resolver.task_id
     if plan == "mended":
         from keras.src.backend.tensorflow import trainer
 
         trainer.reduce_per_replica = reduce_as_mended
     kill = 8 if plan == "kill" and index == 1 else None
-    whole = plan in ("train", "mended")
-    results = train(strategy.scope(), folder, shuffle=whole, kill=kill)
-    if whole:
+    shuffle = plan in ("train", "mended")
+    results = train(strategy.scope(), folder, shuffle=shuffle, kill=kill)
+    if plan == "train":
         results |= vary(strategy.scope()) | refusals(strategy)
     np.savez(folder / f"worker_{index}.npz", **results)
 
 
+def main(folder, seconds, plan, count, *missing):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(int(count))]
+        for place in sockets:
+            place.bind(("localhost", 0))
+        cluster = [f"localhost:{place.getsockname()[1]}" for place in sockets]
+    folder, deadline = pathlib.Path(folder), time.monotonic() + float(seconds)
+    process = multiprocessing.get_context("fork").Process
+    places = sorted({*range(int(count))} - {*map(int, missing)})
+    processes = [process(target=work, args=(folder, plan, cluster, place)) for place in places]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(deadline - time.monotonic())
+        each.kill()
+        each.join()
+    (folder / "codes.json").write_text(json.dumps([each.exitcode for each in processes]))
+
+
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), sys.argv[2])
+    main(*sys.argv[1:])
