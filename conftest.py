@@ -33,6 +33,17 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each process modules as a whole, which make what they share once, as far as that goes.
+
+    A process that is done takes half of what another one still has before it.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def forget_after_a_test():
     yield

@@ -759,25 +759,23 @@ CASES = [
 ]
 
 
-def rows(belongs=lambda case: True, *, plain=False):
+def rows(belongs=lambda case: True, *, variations=True):
     """Run a test over the rows that belong to it.
 
-    The plain rows are the first of each public name, and of each class the first with a condition.
-    The others are variations of them, marked as slow.
-
-    Args:
-      belongs: function of a row.
-      plain: whether the plain rows are enough, as they are for what Keras and TFP make of any flow.
+    A plain run takes the first row of each public name, and of each class the first with a
+    condition. The others are marked as slow. Where a test is about what the rows of a class have in
+    common, `variations=False` leaves out those that come after the first with as many axes, or all
+    of them but for some names.
     """
     cases, seen, marked = [case for case in CASES if belongs(case)], set(), []
     for case in cases:
         kind = case.public, case.condition_size > 0
         is_recipe = not isinstance(getattr(keras_nf, case.public), type)
-        is_variation = kind in seen or (is_recipe and kind[1])
-        marks = [pytest.mark.slow] if is_variation else []
-        if not (plain and is_variation):
+        marks = [pytest.mark.slow] if kind in seen or (is_recipe and kind[1]) else []
+        is_variation = (*kind, case.event_ndims) in seen
+        if not is_variation or variations is True or (variations and case.name in variations):
             marked.append(pytest.param(case, id=case.name, marks=marks))
-        seen.add(kind)
+        seen |= {kind, (*kind, case.event_ndims)}
     return pytest.mark.parametrize("case", marked)
 
 

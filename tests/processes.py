@@ -1,11 +1,15 @@
 """Scripts in processes of their own, and the examples, which are scripts and modules."""
 
+import contextlib
 import importlib.util
+import io
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import keras_nf
 
@@ -18,8 +22,23 @@ def run_python(script, *args, returncode=0):
     return _run("-c", textwrap.dedent(script), *args, returncode=returncode).stdout
 
 
-def run_example(name, *options, returncode=0, **environment):
-    """Run an example as its command line does, and return what it prints, or its errors."""
+def run_program(name, *args):
+    """Run a program that lies beside the tests, and return what it prints."""
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return _run(ROOT / "tests" / f"{name}.py", *args, returncode=0, environment=environment).stdout
+
+
+def run_example(name, *options):
+    """Run an example in this process as its command line does, and return what it prints."""
+    path = str(ROOT / "examples" / f"{name}.py")
+    command, printed = [path, *map(str, options)], io.StringIO()
+    with mock.patch.object(sys, "argv", command), contextlib.redirect_stdout(printed):
+        runpy.run_path(path, run_name="__main__")
+    return printed.getvalue()
+
+
+def run_example_alone(name, *options, returncode=0, **environment):
+    """Run an example by its command line, and return what it prints, or its errors."""
     path = ROOT / "examples" / f"{name}.py"
     environment = {"PYTHONPATH": str(ROOT), **environment}
     result = _run(path, *options, returncode=returncode, environment=environment)

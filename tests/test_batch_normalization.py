@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import COMPILED
-from processes import run_python
 
 import keras_nf
 
@@ -280,41 +279,6 @@ def test_an_export_evaluates(tmp_path):
     served = tf.saved_model.load(str(tmp_path / "served")).signatures["log_prob"]
     x = tf.constant(X, tf.float32)
     np.testing.assert_allclose(served(x=x)["log_prob"], model.log_prob(x), rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_replicas_have_their_own_statistics_and_average_the_running_ones():
-    script = """
-        import numpy as np, tensorflow as tf
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-        )
-        import keras, keras_nf
-
-        x = np.random.default_rng(0).normal(1.0, 2.0, size=(17, 3)).astype("float32")
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        with strategy.scope():
-            norm = keras_nf.BatchNormalization(momentum=0.5)
-            model = keras_nf.FlowModel(norm)
-            model.compile(keras.optimizers.SGD(0.0))
-        # The last batch has a single row, and leaves one replica without any.
-        model.fit(x, batch_size=16, shuffle=False, verbose=0)
-        mean, variance = np.zeros((2, 3)), np.ones((2, 3))
-        for k in range(2):
-            part = x[8 * k : 8 * k + 8]
-            mean[k] = 0.5 * mean[k] + 0.5 * part.mean(axis=0)
-            variance[k] = 0.5 * variance[k] + 0.5 * part.var(axis=0)
-        mean, variance = mean.mean(axis=0), variance.mean(axis=0)
-        mean = 0.5 * mean + 0.5 * (0.5 * mean + 0.5 * x[16])
-        variance = 0.5 * variance + 0.5 * (0.5 * variance)
-        for weight, expected in (norm.running_mean, mean), (norm.running_variance, variance):
-            copies = weight.value.values
-            assert len(copies) == 2
-            for copy in copies:
-                np.testing.assert_allclose(copy, expected, rtol=1e-5)
-        print("agreed")
-    """
-    assert run_python(script).endswith("agreed\n")
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0, 99])

@@ -106,19 +106,17 @@ class TestBackupAndRestore:
                 if (self.epoch, batch) == (2, 2):
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        folder, save_freq, *killed = sys.argv[1:]
+        folder, save_freq = sys.argv[1:]
         save_freq = save_freq if save_freq == "epoch" else int(save_freq)
-        callbacks = [keras.callbacks.BackupAndRestore(folder + "/backup", save_freq=save_freq)]
-        model = run.compiled_model()
-        run.fit(model, callbacks=callbacks + [Kill() for _ in killed])
-        model.save(folder + "/model.keras")
+        backup = keras.callbacks.BackupAndRestore(folder + "/backup", save_freq=save_freq)
+        run.fit(run.compiled_model(), callbacks=[backup, Kill()])
     """
 
     @pytest.mark.parametrize("save_freq", ["epoch", pytest.param(2, marks=pytest.mark.slow)])
     def test_killed_process(self, save_freq, tmp_path):
-        run_python(self.SCRIPT, tmp_path, save_freq, "killed", returncode=-signal.SIGKILL)
+        run_python(self.SCRIPT, tmp_path, save_freq, returncode=-signal.SIGKILL)
         assert (tmp_path / "backup").exists()
-        run_python(self.SCRIPT, tmp_path, save_freq)
+        model = self.restart(tmp_path, save_freq=save_freq)
         assert not (tmp_path / "backup").exists()
         expected = compiled_model()
         if save_freq == "epoch":
@@ -128,10 +126,9 @@ class TestBackupAndRestore:
             fit(expected, epochs=2)
             fit(expected, epochs=1, batches=2)
             fit(expected, epochs=2)
-        loaded = keras.models.load_model(tmp_path / "model.keras")
-        assert_same(loaded, expected, rtol=1e-5, atol=1e-6)
+        assert_same(model, expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(
-            loaded.evaluate(X, verbose=0), expected.evaluate(X, verbose=0), rtol=1e-5
+            model.evaluate(X, verbose=0), expected.evaluate(X, verbose=0), rtol=1e-5
         )
 
     def interrupted(self, folder, **kwargs):
@@ -142,9 +139,10 @@ class TestBackupAndRestore:
             fit(model, callbacks=[backup, Interrupt(epoch=2)])
         return folder / "backup" / "latest.weights.h5"
 
-    def restart(self, folder, model=None):
+    def restart(self, folder, model=None, **kwargs):
         model = model or compiled_model(seed=1)
-        fit(model, callbacks=[keras.callbacks.BackupAndRestore(folder / "backup")])
+        backup = keras.callbacks.BackupAndRestore(folder / "backup", **kwargs)
+        fit(model, callbacks=[backup])
         return model
 
     @pytest.mark.parametrize("dataset", [False, True], ids=["array", "dataset"])

@@ -10,6 +10,7 @@ from cases import perturb
 from processes import load_example, run_example
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(4, 3)).astype("float32")

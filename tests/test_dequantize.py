@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import COMPILED
-from processes import run_python
 from tensorflow_probability import distributions as tfd
 
 import keras_nf
@@ -366,42 +365,6 @@ def test_an_export(always, tmp_path):
     first, second = (served(x=tf.constant(FLOATS))["log_prob"].numpy() for _ in range(2))
     assert np.array_equal(first, second) != always
     np.testing.assert_allclose(first, model.log_prob(X), rtol=0.2 if always else 1e-5)
-
-
-@pytest.mark.slow
-def test_replicas_have_noise_of_their_own():
-    script = """
-        import numpy as np, tensorflow as tf
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-        )
-        import keras, keras_nf
-
-        x = np.repeat(np.arange(8, dtype="uint8")[:, None], 3, axis=1)
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        with strategy.scope():
-            flow = keras_nf.Dequantize(8)
-            model = keras_nf.FlowModel(flow, base="uniform")
-            model.compile(keras.optimizers.SGD(0.0), metrics=[keras_nf.BitsPerDim()])
-            pixels = keras_nf.Chain(
-                [keras_nf.ActNorm(), keras_nf.Logit(), keras_nf.Dequantize(8, always=True)]
-            )
-            pixels.adapt(x)
-            assert np.isfinite(keras_nf.FlowModel(pixels).log_prob(x)).all()
-        history = model.fit(x, batch_size=4, epochs=2, verbose=0).history
-        np.testing.assert_allclose(history["bits_per_dim"], [3.0, 3.0], rtol=1e-6)
-        assert [int(copy) for copy in flow.draws.value.values] == [4, 4]
-
-        class Training(keras.layers.Layer):
-            def call(self, x, training=None):
-                return flow.inverse(x)
-
-        layer = Training()
-        draws = strategy.run(lambda: layer(x, training=True)).values
-        assert not np.any(draws[0] == draws[1])
-        print("agreed")
-    """
-    assert run_python(script).endswith("agreed\n")
 
 
 # BitsPerDim.

@@ -73,7 +73,7 @@ def test_flow_without_a_fault_passes():
 
 
 @pytest.mark.slow
-@rows()
+@rows(variations=False)
 def test_row_passes(case):
     # Among others, units of a small network may be dead.
     keras.utils.set_random_seed(1)

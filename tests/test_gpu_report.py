@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from processes import load_example, run_example
+from processes import load_example, run_example_alone
 
 FLOWS = {"MAF", "Real NVP", "NSF", "Glow"}
 
@@ -36,7 +36,7 @@ def test_least_time_is_of_calls_after_the_first(example, monkeypatch):
 
 @pytest.mark.slow
 def test_the_report_runs():
-    printed = run_example("gpu_report", "--quick")
+    printed = run_example_alone("gpu_report", "--quick")
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]
     times = [row for row in rows if re.search(r"^(training step|density|sample) of", row[1])]
     checks = [row for row in rows if re.search(r"^(log p|there and back|weights),", row[1])]

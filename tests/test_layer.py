@@ -64,7 +64,7 @@ class KerasChecks(testing.TestCase):
     """Keras's own checks of a layer."""
 
 
-@rows()
+@rows(variations=False)
 def test_keras_checks_of_a_layer(case):
     shapes = {"inputs_shape": (2, *case.base_shape)}
     if case.condition_size:
@@ -186,7 +186,7 @@ def test_randomness_is_reproducible(flow):
 # Files.
 
 
-@rows()
+@rows(variations=False)
 def test_keras_file_gives_the_same_bits(case, tmp_path):
     model = functional(case, make(case, "float32"), return_log_det=True)
     model.save(tmp_path / "model.keras")
@@ -194,7 +194,7 @@ def test_keras_file_gives_the_same_bits(case, tmp_path):
     assert_identical(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
 
 
-@rows()
+@rows(variations=False)
 def test_weights_file_gives_the_same_bits(case, tmp_path):
     model = functional(case, make(case, "float32", seed=1), return_log_det=True)
     model.save_weights(tmp_path / "model.weights.h5")
@@ -207,7 +207,7 @@ def test_weights_file_gives_the_same_bits(case, tmp_path):
 # Models.
 
 
-@rows(plain=True)
+@rows(variations=False)
 def test_symbolic_call_gives_the_eager_numbers(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = functional(case, flow)
@@ -216,7 +216,7 @@ def test_symbolic_call_gives_the_eager_numbers(case):
     assert_identical(model(x), apply(flow, x))
 
 
-@rows(plain=True)
+@rows(variations=False)
 def test_symbolic_call_builds_a_fresh_flow(case):
     flow, x = case.flow(), batch_of(case, 5)
     model = functional(case, flow)
@@ -225,7 +225,7 @@ def test_symbolic_call_builds_a_fresh_flow(case):
     assert_identical(model(x), apply(flow, x))
 
 
-@rows(lambda case: not case.condition_size, plain=True)
+@rows(lambda case: not case.condition_size, variations=False)
 def test_sequential(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = keras.Sequential([keras.Input(case.base_shape), flow])
@@ -233,7 +233,7 @@ def test_sequential(case):
     assert len(model.weights) == case.weights + case.fixed
 
 
-@rows(plain=True)
+@rows(variations=False)
 def test_functional_model_of_the_value_and_the_log_det(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = functional(case, flow, return_log_det=True)
@@ -241,7 +241,7 @@ def test_functional_model_of_the_value_and_the_log_det(case):
     assert_identical(model(x), fused(flow, "forward")(x["x"], x.get("condition")))
 
 
-@rows(plain=True)
+@rows(variations=False)
 def test_functional_models_with_and_without_the_log_det_share_a_flow(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     without = functional(case, flow)
@@ -253,7 +253,7 @@ def test_functional_models_with_and_without_the_log_det_share_a_flow(case):
     assert_identical(again(x), y)
 
 
-@rows(plain=True)
+@rows(variations=False)
 def test_clone_has_its_own_weights(case):
     model = functional(case, make(case, "float32"), return_log_det=True)
     clone = keras.models.clone_model(model)
@@ -263,7 +263,7 @@ def test_clone_has_its_own_weights(case):
     assert_identical(clone(x), model(x))
 
 
-@rows(plain=True)
+@rows(variations=False)
 def test_keras_describes_models(case):
     model = keras_nf.FlowModel(make(case, "float32"), base=case.base)
     x, condition = data_points(case, 2, dtype="float32"), conditions(case, 2, dtype="float32")
@@ -275,7 +275,7 @@ def test_keras_describes_models(case):
     assert f"{model.count_params():,}" in "".join(lines)
 
 
-@rows(plain=True)
+@rows(variations=False)
 def test_symbolic_arithmetic_on_the_inputs(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     inputs = symbolic(case)
@@ -284,7 +284,7 @@ def test_symbolic_arithmetic_on_the_inputs(case):
     assert_identical(model(x), apply(flow, {name: 0.5 * value for name, value in x.items()}))
 
 
-@rows(has_condition)
+@rows(has_condition, variations=False)
 def test_condition_is_symbolic(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     model = functional(case, flow)
@@ -306,7 +306,7 @@ def same_weights(case, dtype, flow):
     return other
 
 
-@rows()
+@rows(variations=False)
 @DIRECTIONS
 @POLICIES
 def test_mixed_precision_keeps_values_and_log_dets_in_float32(case, direction, policy):
@@ -317,7 +317,7 @@ def test_mixed_precision_keeps_values_and_log_dets_in_float32(case, direction, p
     assert {keras.backend.standardize_dtype(w.dtype) for w in flow.weights} <= {"float32", "int64"}
 
 
-@rows()
+@rows(variations=False)
 @DIRECTIONS
 @POLICIES
 def test_mixed_precision_is_close_to_float32(case, direction, policy):
@@ -334,7 +334,7 @@ def test_mixed_precision_is_close_to_float32(case, direction, policy):
         assert np.max(np.abs(m - e)) / scale < 20 * ROUNDOFF[policy]
 
 
-@rows(lambda case: case.conditional)
+@rows(lambda case: case.conditional, variations=False)
 @POLICIES
 def test_networks_compute_in_the_dtype_of_the_policy(case, policy):
     flow = make(case, "float32")
@@ -343,7 +343,7 @@ def test_networks_compute_in_the_dtype_of_the_policy(case, policy):
     assert not np.array_equal(mixed, flow.forward(x, **condition))
 
 
-@rows(plain=True)
+@rows(variations=False)
 def test_float64_model(case):
     flow, x = make(case, "float64"), batch_of(case, 5, "float64")
     model = functional(case, flow, "float64", return_log_det=True)
@@ -363,21 +363,19 @@ def assert_trained(case, flow, before):
         assert np.array_equal(weight, old) == (i in case.idle), weight.path
 
 
+# Without a condition, Keras's checks of a layer train it.
 @pytest.mark.slow
-@rows(has_weights, plain=True)
+@rows(lambda case: has_weights(case) and has_condition(case), variations=False)
 def test_fit_of_a_keras_model_changes_every_weight(case):
     flow, x = make(case, "float32"), batch_of(case, 16)
-    if case.condition_size:
-        model = functional(case, flow)
-    else:
-        model, x = keras.Sequential([keras.Input(case.base_shape), flow]), x["x"]
+    model = functional(case, flow)
     before = [weight.numpy() for weight in flow.trainable_variables]
     model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
     model.fit(x, np.ones((16, *case.data_shape)), batch_size=16, verbose=0)
     assert_trained(case, flow, before)
 
 
-@rows(has_weights)
+@rows(has_weights, variations=False)
 def test_fit_of_a_flow_model_changes_every_weight(case):
     flow = make(case, "float32")
     before = [weight.numpy() for weight in flow.trainable_variables]

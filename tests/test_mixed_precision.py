@@ -137,7 +137,7 @@ def test_every_layer_of_a_network_rounds(network, shape, conditional, policy):
     assert np.max(np.abs(found - expected)) < 20 * ROUNDOFF[policy] * np.max(np.abs(expected))
 
 
-@rows()
+@rows(variations=False)
 @LONG_POLICIES
 def test_round_trips_are_those_of_float32(case, policy):
     flow = make(case, policy)
@@ -219,7 +219,7 @@ def test_fresh_densities_are_those_of_float32(recipe, policy):
     assert np.max(density_distances(recipe, policy, strong=False)) < 1e-4
 
 
-@rows()
+@rows(variations=False)
 @LONG_POLICIES
 def test_densities_of_perturbed_flows(case, policy):
     mixed, exact = make(case, policy), make(case, "float32")

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import perturb
-from processes import run_python
 
 import keras_nf
 from keras_nf import VariationalModel, datasets
@@ -224,36 +223,6 @@ class TestDraws:
         assert fit(second, epochs=4, initial_epoch=2)["bound"] == pytest.approx(bounds[2:])
         for a, b in zip(whole.get_weights(), second.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
-
-    def test_differ_between_replicas(self):
-        script = """
-            import tensorflow as tf
-            tf.config.set_logical_device_configuration(
-                tf.config.list_physical_devices("CPU")[0],
-                [tf.config.LogicalDeviceConfiguration()] * 2,
-            )
-            import contextlib, keras, keras_nf, numpy as np
-
-            def run(scope, **options):
-                with scope:
-                    flow = keras_nf.Scaling(use_shift=True, event_size=2)
-                    model = keras_nf.VariationalModel(flow, lambda x: -keras_nf.datasets.u1(x))
-                    model.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
-                history = model.fit(steps_per_epoch=1, seed=0, verbose=0, **options)
-                return history.history["bound"][0], model.get_weights()
-
-            strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-            two, weights = run(strategy.scope(), batch_size=1000)
-            half, half_weights = run(contextlib.nullcontext(), batch_size=500)
-            # The first replica draws what one device does with half the draws, the second others.
-            assert two != half
-            other = 2 * two - half
-            assert abs(half - other) < 5.0
-            # A mean over replicas, not a sum.
-            np.testing.assert_allclose(weights[1], half_weights[1], atol=2e-3)
-            print("distributed")
-        """
-        assert run_python(script).endswith("distributed\n")
 
 
 class TestTraining:
