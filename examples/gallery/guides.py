@@ -1,0 +1,272 @@
+"""Pictures of the guides, each of a training of its own.
+
+    python examples/gallery/guides.py density_estimation anomalies
+
+Without names all are drawn. A minute or two each on a quiet core; the search of `tuning` takes
+some ten, and needs the package keras-tuner.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.neighbors import LocalOutlierFactor
+from style import BLUE, GALLERY, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, plt, save
+from tensorflow_probability import distributions as tfd
+
+import keras_nf
+from keras_nf import plot
+
+FOLDER = GALLERY.parent / "guides"
+
+
+def load_example(name):
+    path = Path(__file__).resolve().parents[1] / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fit(model, x, x_val, *, rate, epochs, batch_size, callbacks=()):
+    steps = epochs * len(x) // batch_size
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)))
+    return model.fit(
+        x,
+        validation_data=x_val,
+        epochs=epochs,
+        batch_size=batch_size,
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+
+
+def density_estimation():
+    """Losses, latents and samples of the table of weather."""
+    seasons = tfd.MixtureSameFamily(
+        tfd.Categorical(probs=[0.6, 0.4]), tfd.Normal([6.0, 21.0], [4.0, 3.0])
+    )
+    weather = tfd.JointDistributionSequential(
+        [
+            seasons,
+            lambda t: tfd.LogitNormal(1.5 - 0.1 * t, 0.6),
+            lambda h, t: tfd.LogNormal(1.0 + 0.6 * tf.sin(4.0 * h), 0.4),
+        ]
+    )
+    x = np.stack(weather.sample(7000, seed=(0, 1)), axis=-1)
+    maf = keras_nf.maf(event_size=3, layers=3, hidden_units=(32, 32))
+    logit = keras_nf.Logit([-60.0, 0.0, 0.0], [60.0, 1.0, 60.0], margin=0.0)
+    model = keras_nf.FlowModel(keras_nf.Chain([maf, keras_nf.Standardize(), logit]))
+    model.adapt(x[:4000])
+    history = fit(model, x[:4000], x[4000:5000], rate=5e-3, epochs=30, batch_size=200)
+    figure, (first, second, third) = plt.subplots(1, 3, figsize=(9.0, 3.0), layout="constrained")
+    plot.history(history, axes=first)
+    first.set(title="-log p(x), nats")
+    plot.latents(model, x[5000:], axes=second)
+    second.set(title="latents of test data")
+    samples = model.sample(1500, seed=0).numpy()
+    for rows, colour, name in ((x[5000:6500], BLUE, "data"), (samples, VERMILLION, "samples")):
+        third.plot(rows[:, 0], rows[:, 1], ".", color=colour, markersize=2.5, label=name, alpha=0.6)
+    third.set(xlabel="temperature, °C", ylabel="humidity", title="data and samples")
+    third.legend(markerscale=4, loc="lower left")
+    return figure
+
+
+def detector(recipe, x_train, x_val, noise, batch_size, epochs):
+    """Return a density of normal rows, trained with noise and early stopping."""
+    model = keras_nf.FlowModel(keras_nf.Chain([recipe, keras_nf.Standardize()]))
+    model.adapt(x_train)
+    deviations = noise * x_train.std(axis=0)
+
+    def add_noise(x):
+        return x + deviations * tf.random.normal(tf.shape(x))
+
+    batches = tf.data.Dataset.from_tensor_slices(x_train).shuffle(len(x_train))
+    stop = keras.callbacks.EarlyStopping(patience=15, restore_best_weights=True)
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(
+        batches.batch(batch_size).map(add_noise),
+        validation_data=x_val,
+        epochs=epochs,
+        callbacks=[stop],
+        verbose=0,
+    )
+    return model
+
+
+def anomalies():
+    """Scores of tumours, and ROC curves of the digit 8 among the others."""
+    rng = np.random.default_rng(0)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.0, 3.2), layout="constrained")
+    data = load_breast_cancer()
+    x = data.data.astype("float32")
+    x_train, x_val, x_test = np.split(rng.permutation(x[data.target == 1]), [180, 230])
+    recipe = keras_nf.maf(event_size=30, layers=2, hidden_units=(64,))
+    model = detector(recipe, x_train, x_val, 0.1, 60, 200)
+    sets = {"benign, held out": x_test, "malignant": x[data.target == 0]}
+    scores = {name: -model.predict(rows, verbose=0) for name, rows in sets.items()}
+    edges = np.linspace(-65.0, 150.0, 44)
+    for (name, values), colour in zip(scores.items(), (BLUE, VERMILLION)):
+        left.hist(
+            np.clip(values, None, edges[-1]),
+            edges,
+            density=True,
+            alpha=0.6,
+            color=colour,
+            label=name,
+        )
+    threshold = np.quantile(scores["benign, held out"], 0.95)
+    left.axvline(threshold, color="black", linestyle="--", label="threshold")
+    left.set(
+        title="breast cancer, 30 columns", xlabel="score, nats (all above 150 in the last bin)"
+    )
+    left.set_yticks([])
+    left.legend()
+
+    data = load_digits()
+    x = (data.data + rng.random(data.data.shape)).astype("float32")
+    others = rng.permutation(x[data.target != 8])
+    x_train, x_val, x_test = np.split(others, [960, 1280])
+    rows = np.concatenate([x_test, x[data.target == 8]])
+    is_anomaly = np.arange(len(rows)) >= len(x_test)
+    fitted = np.concatenate([x_train, x_val])
+    scale = fitted.std(axis=0) + 1e-6
+    recipe = keras_nf.real_nvp(event_size=64, layers=6, hidden_units=(64, 64))
+    model = detector(recipe, x_train, x_val, 0.3, 50, 200)
+    neighbours = LocalOutlierFactor(novelty=True).fit(fitted / scale)
+    forest = IsolationForest(n_estimators=300, random_state=0).fit(fitted)
+    scores = {
+        "flow": -model.predict(rows, verbose=0),
+        "local outlier factor": -neighbours.score_samples(rows / scale),
+        "Gaussian": EmpiricalCovariance().fit(fitted).mahalanobis(rows),
+        "isolation forest": -forest.score_samples(rows),
+    }
+    for (name, values), colour in zip(scores.items(), (BLUE, GREEN, ORANGE, PURPLE)):
+        false, found, _ = roc_curve(is_anomaly, values)
+        area = roc_auc_score(is_anomaly, values)
+        right.plot(false, found, color=colour, label=f"{name}, {area:.2f}")
+    right.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    right.set(title="digits: an 8 among the others", xlabel="false alarms", ylabel="found")
+    right.set_aspect("equal")
+    right.legend(title="area under the curve", loc="lower right", fontsize=8)
+    return figure
+
+
+def neutra():
+    """Plain HMC and NeuTra on the funnel and on the ring."""
+    example = load_example("neutra")
+    figure, rows = plt.subplots(2, 3, figsize=(8.0, 5.2), layout="constrained")
+    # The best number of leapfrog steps of either sampler, as measured by the example.
+    for row, name, steps, component in (
+        (rows[0], "funnel", (8, 16), "v"),
+        (rows[1], "ring", (32, 16), "x[0]"),
+    ):
+        keras.utils.set_random_seed(0)
+        target = example.TARGETS[name]
+        model, _, _ = example.train(target, "iaf", 3, 64, epochs=30)
+        flow = model.flow
+        z = tf.random.stateless_normal((16, target.size), [0, 1])
+        size = {"draws": 1000, "burn_in": 1000}
+        plain = example.hmc(target.log_prob, flow.forward(z), steps[0], **size)[0]
+        latent_log_prob = example.pull_back(flow, target.log_prob)
+        z = example.hmc(latent_log_prob, z, steps[1], **size)[0]
+        panels = (plain, z, flow.forward(z))
+        for axes, states, colour in zip(row, panels, (GREY, SKY, BLUE)):
+            shown = np.reshape(states, (-1, target.size))[::5]
+            axes.scatter(shown[:, 1], shown[:, 0], s=2.5, color=colour, linewidths=0)
+            latent = axes is row[1]
+            axes.set(xlabel="z[1]" if latent else "x[1]", ylabel="z[0]" if latent else component)
+        if name == "funnel":
+            for axes in row[::2]:
+                axes.set(xlim=(-30.0, 30.0), ylim=(-10.0, 10.0))
+        else:
+            for axes in row[::2]:
+                axes.set_aspect("equal")
+        row[0].set_title(f"{name}: plain HMC")
+        row[1].set_title("NeuTra, latent space")
+        row[2].set_title("NeuTra")
+    return figure
+
+
+def tuning(trials=40):
+    """Validation loss of the trials of a random search, over what it varied."""
+    import keras_tuner
+
+    x = keras_nf.datasets.two_moons(5000, seed=0)
+    x_train, x_val = x[:4000], x[4000:]
+    epochs, batch_size = 30, 200
+
+    def build(hp):
+        layers = hp.Choice("layers", [2, 4, 6, 8, 10])
+        units = hp.Choice("units", [16, 32, 64, 128])
+        rate = hp.Float("rate", 3e-4, 3e-2, sampling="log")
+        model = keras_nf.FlowModel(
+            keras_nf.real_nvp(event_size=2, layers=layers, hidden_units=(units,) * 2)
+        )
+        steps = epochs * len(x_train) // batch_size
+        model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)))
+        return model
+
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = keras_tuner.RandomSearch(
+            build, "val_loss", max_trials=trials, seed=0, directory=folder
+        )
+        tuner.search(
+            x_train, validation_data=x_val, epochs=epochs, batch_size=batch_size, verbose=0
+        )
+    done = [trial for trial in tuner.oracle.trials.values() if trial.score is not None]
+    values = {
+        name: np.array([t.hyperparameters.values[name] for t in done])
+        for name in ("layers", "units", "rate")
+    }
+    losses = np.array([trial.score for trial in done])
+    for order in np.argsort(losses):
+        print({name: each[order].item() for name, each in values.items()}, f"{losses[order]:.3f}")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(8.0, 3.2), sharey=True, layout="constrained"
+    )
+    colours = dict(zip((2, 4, 6, 8, 10), (ORANGE, VERMILLION, PURPLE, SKY, BLUE)))
+    for layers, colour in colours.items():
+        chosen = values["layers"] == layers
+        left.plot(
+            values["rate"][chosen], losses[chosen], "o", color=colour, label=f"{layers} layers"
+        )
+        jitter = 2.0 ** (0.04 * (layers - 6))
+        right.plot(values["units"][chosen] * jitter, losses[chosen], "o", color=colour)
+    left.set(xscale="log", xlabel="learning rate at the start", ylabel="validation loss, nats")
+    right.set(xscale="log", xlabel="hidden units", xticks=[16, 32, 64, 128])
+    right.set_xticks([16, 32, 64, 128], ["16", "32", "64", "128"])
+    right.minorticks_off()
+    left.legend(fontsize=8)
+    return figure
+
+
+PICTURES = {f.__name__: f for f in (density_estimation, anomalies, neutra, tuning)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PICTURES)}")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(PICTURES):
+        parser.error(f"expected names among {', '.join(PICTURES)}, not {', '.join(unknown)}")
+    for name in options.names or PICTURES:
+        keras.utils.set_random_seed(0)
+        save(PICTURES[name](), options.output / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
