@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import pytest
+import tensorflow as tf
 
 import keras_nf
 
@@ -64,6 +65,8 @@ def namespace(tmp_path, monkeypatch):
     yield names
     # Classes that a page registers with Keras stay, and with them all names of their module.
     names.clear()
+    # So do variables of TensorFlow 1, such as those of TFP's templates, in collections.
+    tf.compat.v1.reset_default_graph()
 
 
 # A block of the README stands for itself: a reader pastes one of them.
