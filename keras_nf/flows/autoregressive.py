@@ -253,7 +253,7 @@ class InverseAutoregressive(MaskedAutoregressive):
 class SplineAutoregressive(Autoregressive):
     """Autoregressive layer of neural spline flows.
 
-    z_i is a monotonic rational-quadratic spline of x_i, of which one `MADE` gives the bins and
+    x_i is a monotonic rational-quadratic spline of z_i, of which one `MADE` gives the bins and
     slopes from x_1 ... x_{i-1} and the condition; see
     `keras_nf.elementwise.RationalQuadraticSpline`. Density (`inverse`) costs one evaluation of the
     network; sampling (`forward`) is sequential, as in `MaskedAutoregressive`.
