@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "notebooks"
-SMALL = {"KERAS_NF_NOTEBOOK_EPOCHS": "2", "TF_CPP_MIN_LOG_LEVEL": "3"}
+SMALL = {"KERAS_NF_NOTEBOOK_EPOCHS": "15", "TF_CPP_MIN_LOG_LEVEL": "3"}
 NOTE = """
 !!! note
 
@@ -42,7 +42,7 @@ def on_files(files, config):
 
 def _files_of(script):
     """Yield path and content of a notebook, its page, and its pictures."""
-    name, notebook = script.stem, jupytext.read(script)
+    name, notebook = script.stem, jupytext.read(script, fmt="py:percent")
     yield f"{name}.ipynb", nbformat.writes(notebook)
     if _execute:
         _run(notebook)
@@ -61,3 +61,14 @@ def _run(notebook):
             notebook, kernel_name="python3", resources=resources
         )
         client.execute(env={**os.environ, **SMALL})
+    for cell in notebook.cells:
+        # What TensorFlow logs as it starts is not of the notebook.
+        outputs = [
+            each for each in cell.get("outputs", []) if not _is_log(each)
+        ]
+        if cell.cell_type == "code":
+            cell.outputs = outputs
+
+
+def _is_log(output):
+    return output.get("name") == "stderr"
