@@ -2,7 +2,7 @@
 
 Trains a masked autoregressive flow on scikit-learn's 1,797 images of 8 x 8 pixels and prints its
 test log-likelihood beside a full-covariance Gaussian's. Writes `samples.png`, `digits.keras` and
-the SavedModel `served` to the folder given by `--output`.
+the SavedModel `served/1` to the folder given by `--output`, as examples/serve.py takes it.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 folder = sys.argv[1]
-served = tf.saved_model.load(folder + "/served")
+served = tf.saved_model.load(folder + "/served/1")
 log_prob = served.log_prob(np.load(folder + "/test.npy"))["log_prob"]
 np.save(folder + "/served_log_prob.npy", log_prob)
 """
@@ -110,7 +110,7 @@ def main():
     samples = np.asarray(model.sample(64, seed=1))
     picture(x_test, samples, options.output / "samples.png")
     model.save(options.output / "digits.keras")
-    model.export(options.output / "served")
+    model.export(options.output / "served" / "1")
 
     np.save(options.output / "test.npy", x_test)
     subprocess.run([sys.executable, "-c", RELOAD, str(options.output)], check=True)
@@ -119,7 +119,7 @@ def main():
     print(f"\nThe export, reloaded in a fresh process: largest difference {difference:.1e} nats.")
     if difference > 1e-3:
         raise SystemExit("The exported model does not give the densities of the trained one.")
-    print(f"Wrote {options.output}/: samples.png, digits.keras, served/.")
+    print(f"Wrote {options.output}/: samples.png, digits.keras, served/1/.")
     print(f"Took {time.perf_counter() - start:.0f} s.")
 
 
