@@ -49,6 +49,7 @@ import h11
 import numpy as np
 import tensorflow as tf
 import uvicorn
+from absl import logging
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -205,6 +206,8 @@ def load(base: Path) -> list[Version]:
     found = [path for path in base.glob("*") if path.name.isdecimal() and path.is_dir()]
     if not found:
         raise ValueError(f"{base} holds no version: export a model to {base / '1'} first.")
+    # TensorFlow would warn of second derivatives, which are not a part of an export.
+    logging.set_verbosity(logging.ERROR)
     versions = []
     for path in sorted(found, key=lambda path: int(path.name), reverse=True):
         try:

@@ -228,7 +228,7 @@ def tuning(trials=40):
     for order in np.argsort(losses):
         print({name: each[order].item() for name, each in values.items()}, f"{losses[order]:.3f}")
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(8.0, 3.2), sharey=True, layout="constrained"
+        1, 2, figsize=(9.0, 3.0), sharey=True, layout="constrained"
     )
     colours = dict(zip((2, 4, 6, 8, 10), (ORANGE, VERMILLION, PURPLE, SKY, BLUE)))
     for layers, colour in colours.items():
@@ -242,7 +242,7 @@ def tuning(trials=40):
     right.set(xscale="log", xlabel="hidden units", xticks=[16, 32, 64, 128])
     right.set_xticks([16, 32, 64, 128], ["16", "32", "64", "128"])
     right.minorticks_off()
-    left.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
