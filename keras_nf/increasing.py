@@ -2,7 +2,7 @@
 
 from keras import ops
 
-__all__ = ["INCREASING", "softly_bounded"]
+__all__ = ["INCREASING", "check_bound", "softly_bounded"]
 
 
 def _tanh(v):
@@ -40,6 +40,16 @@ INCREASING = {
 }
 
 
+def check_bound(log_scale_bound):
+    """Return a bound of log-scales, which must be positive, or `None`."""
+    if log_scale_bound is not None and not log_scale_bound > 0:
+        raise ValueError(
+            "`log_scale_bound` must be a positive number, or None for no bound. "
+            f"Received: {log_scale_bound!r}."
+        )
+    return log_scale_bound
+
+
 def softly_bounded(raw, bound):
     """Return raw / (1 + |raw| / bound), within ±bound, whose gradient never vanishes altogether."""
-    return raw / (1.0 + ops.abs(raw) / bound)
+    return raw if bound is None else raw / (1.0 + ops.abs(raw) / bound)

@@ -58,6 +58,7 @@ NAMES = [
     (tfd.TransformedDistribution, "_quantile"),
     (tfd.TransformedDistribution, "_parameter_properties"),
     (tfd.TransformedDistribution, "_sample_and_log_prob"),
+    (tfd.TransformedDistribution, "_sample_n"),
 ]
 
 # What is imported from a module that is not public.

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_nf.increasing import softly_bounded
+from keras_nf.increasing import check_bound, softly_bounded
 
 __all__ = ["FORMAT_1", "Affine", "Shift"]
 
@@ -84,28 +84,18 @@ class Affine:
     parameters = 2
 
     def __init__(self, log_scale_bound: float | None = 2.0, *, shift_first: bool = True) -> None:
-        if log_scale_bound is not None and not log_scale_bound > 0:
-            raise ValueError(
-                "`log_scale_bound` must be a positive number, or None for no bound. "
-                f"Received: {log_scale_bound!r}."
-            )
-        self.log_scale_bound = log_scale_bound
+        self.log_scale_bound = check_bound(log_scale_bound)
         self.shift_first = bool(shift_first)
-
-    def _log_scale(self, raw):
-        if self.log_scale_bound is None:
-            return raw
-        return softly_bounded(raw, self.log_scale_bound)
 
     def forward(self, x, parameters):
         shift, raw_log_scale = ops.unstack(parameters)
-        log_scale = self._log_scale(raw_log_scale)
+        log_scale = softly_bounded(raw_log_scale, self.log_scale_bound)
         scale = ops.exp(log_scale)
         return (x + shift) * scale if self.shift_first else x * scale + shift, log_scale
 
     def inverse(self, y, parameters):
         shift, raw_log_scale = ops.unstack(parameters)
-        log_scale = self._log_scale(raw_log_scale)
+        log_scale = softly_bounded(raw_log_scale, self.log_scale_bound)
         scale = ops.exp(-log_scale)
         return y * scale - shift if self.shift_first else (y - shift) * scale, -log_scale
 
