@@ -131,7 +131,8 @@ def members_of_others(tree):
 
 
 TREES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
-OURS = set().union(*map(definitions, TREES.values()))
+DEFINED = {name: definitions(tree) for name, tree in TREES.items()}
+OURS = set().union(*DEFINED.values())
 LISTED = {name for _, name in NAMES}
 
 
@@ -146,10 +147,15 @@ def test_import_exists(name):
     assert hasattr(importlib.import_module(module), attribute)
 
 
+@functools.cache
+def names_in_use():
+    in_use = [private_names(tree, ast.AST) | private_imports(tree) for tree in TREES.values()]
+    return set().union(*in_use)
+
+
 @pytest.mark.parametrize("name", [*sorted(LISTED), *IMPORTS])
 def test_listed_name_is_in_use(name):
-    in_use = [private_names(tree, ast.AST) | private_imports(tree) for tree in TREES.values()]
-    assert name in set().union(*in_use), f"Take {name} out of the list."
+    assert name in names_in_use(), f"Take {name} out of the list."
 
 
 @pytest.mark.parametrize("path", SOURCES)
@@ -169,8 +175,8 @@ SHARED = {"_run"}
 
 @pytest.mark.parametrize("path", SOURCES)
 def test_module_leaves_private_members_of_others_alone(path):
-    others = set().union(*(definitions(tree) for name, tree in TREES.items() if name != path))
-    used = members_of_others(TREES[path]) - definitions(TREES[path])
+    others = set().union(*(names for name, names in DEFINED.items() if name != path))
+    used = members_of_others(TREES[path]) - DEFINED[path]
     assert used & others <= SHARED
 
 
