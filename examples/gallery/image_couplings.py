@@ -15,7 +15,7 @@ from style import BLUE, GREEN, INK, ORANGE, PALE, SKY, VERMILLION, parse, plt, s
 
 import keras_nf
 
-SIZES = ["image, 8 × 8 × 1", "4 × 4 × 2", "2 × 2 × 4"]  # noqa: RUF001
+SIZES = ["image, 8 × 8 × 1", "4 × 4 × 2", "2 × 2 × 4"]
 CORNERS = [ORANGE, SKY, GREEN, VERMILLION]  # pixels of a square of 2 by 2
 
 

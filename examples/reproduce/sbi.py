@@ -1,0 +1,150 @@
+"""Posteriors from simulations as a benchmark measures them: a classifier tells them from the right
+ones.
+
+    python examples/reproduce/sbi.py --task two_moons --simulations 10000 --data sbi.npz
+
+Trains p(theta | x), one flow for all observations, on pairs from the simulator; then draws as many
+parameters for each observation as there are from the reference posterior. A classifier, trained on
+both, has the accuracy C2ST under cross-validation: 0.5 where nothing tells them apart, 1 where
+everything does. The mean over observations is appended to `sbi.csv` in the folder `--out`.
+
+One recipe serves all tasks and numbers of simulations: RECIPE. `--data` is an npz file with the
+observations `<task>_observation` and draws `<task>_posterior` of the reference posteriors, both of
+the benchmark.
+
+References:
+  Jan-Matthis Lueckmann, Jan Boelts, David S. Greenberg, Pedro J. Gonçalves, Jakob H. Macke.
+  Benchmarking Simulation-Based Inference. 2021. arXiv:2101.04653
+"""
+
+import numpy as np
+from harness import batches_of, fill_in, mean_and_error, parser_of, record, train
+
+# isort: split
+import keras
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
+
+import keras_nf
+
+
+def gaussian_linear(theta, rng):
+    return theta + np.sqrt(0.1) * rng.normal(size=theta.shape)
+
+
+def gaussian_mixture(theta, rng):
+    deviation = np.where(rng.random((len(theta), 1)) < 0.5, 1.0, 0.1)
+    return theta + deviation * rng.normal(size=theta.shape)
+
+
+def two_moons(theta, rng):
+    angle = rng.uniform(-np.pi / 2, np.pi / 2, size=len(theta))
+    radius = rng.normal(0.1, 0.01, size=len(theta))
+    crescent = np.stack([radius * np.cos(angle) + 0.25, radius * np.sin(angle)], axis=-1)
+    total, difference = theta[:, 0] + theta[:, 1], theta[:, 1] - theta[:, 0]
+    return crescent + np.stack([-np.abs(total), difference], axis=-1) / np.sqrt(2.0)
+
+
+def slcp(theta, rng):
+    """Four points of a normal distribution of two components, whose all five numbers are asked."""
+    mean, deviation, correlation = (
+        theta[:, None, :2],
+        theta[:, None, 2:4] ** 2,
+        np.tanh(theta[:, 4:]),
+    )
+    noise = rng.normal(size=(len(theta), 4, 2))
+    second = correlation * noise[..., 0] + np.sqrt(1.0 - correlation**2) * noise[..., 1]
+    points = mean + deviation * np.stack([noise[..., 0], second], axis=-1)
+    return points.reshape(-1, 8)
+
+
+# Number of parameters, half the width of their uniform prior, and the simulator.
+TASKS = {
+    "gaussian_linear": (10, None, gaussian_linear),
+    "gaussian_linear_uniform": (10, 1.0, gaussian_linear),
+    "gaussian_mixture": (2, 10.0, gaussian_mixture),
+    "two_moons": (2, 1.0, two_moons),
+    "slcp": (5, 3.0, slcp),
+}
+
+
+def simulate(task, number, rng):
+    """Return pairs of parameters from the prior and observations."""
+    size, half_width, simulator = TASKS[task]
+    if half_width is None:
+        theta = np.sqrt(0.1) * rng.normal(size=(number, size))
+    else:
+        theta = rng.uniform(-half_width, half_width, size=(number, size))
+    return theta.astype("float32"), simulator(theta, rng).astype("float32")
+
+
+def make_model(task, theta, x):
+    """Return an untrained p(theta | x) that stays where the prior is."""
+    size, half_width, _ = TASKS[task]
+    flows = [keras_nf.nsf(size, layers=5, hidden_units=(64,) * 3, residual=True, dropout=0.1)]
+    flows.append(keras_nf.Standardize())
+    if half_width is not None:
+        flows.append(keras_nf.Logit(-half_width, half_width, margin=0.0))
+    encoder = keras.layers.Normalization()
+    encoder.adapt(x)
+    model = keras_nf.FlowModel(keras_nf.Chain(flows), encoder=encoder)
+    model.adapt({"x": theta, "condition": x})
+    return model
+
+
+def c2st(draws, reference, seed=1):
+    """Return the accuracy of a classifier of two sets of rows: 0.5 where they are alike."""
+    mean, deviation = draws.mean(axis=0), draws.std(axis=0, ddof=1)
+    rows = (np.concatenate([draws, reference]) - mean) / deviation
+    labels = np.repeat([0, 1], [len(draws), len(reference)])
+    units = (10 * draws.shape[1],) * 2
+    network = MLPClassifier(units, max_iter=10_000, solver="adam", random_state=seed)
+    folds = KFold(5, shuffle=True, random_state=seed)
+    return cross_val_score(network, rows, labels, cv=folds, scoring="accuracy").mean()
+
+
+# Epochs, rows in a batch and learning rate.
+RECIPE = (200, 100, 1e-3)
+
+
+def main():
+    parser = parser_of(__doc__, data="an npz file of observations and reference posteriors")
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--simulations", type=int, default=10_000)
+    options = parser.parse_args()
+    fill_in(options, RECIPE)
+    keras.utils.set_random_seed(options.seed)
+    with np.load(options.data) as arrays:
+        observations = arrays[f"{options.task}_observation"]
+        posteriors = arrays[f"{options.task}_posterior"]
+
+    rng = np.random.default_rng(options.seed)
+    theta, x = simulate(options.task, options.simulations, rng)
+    kept = len(theta) - len(theta) // 10
+    model = make_model(options.task, theta, x)
+    run = {"task": options.task, "simulations": options.simulations, "seed": options.seed}
+    folder = options.out / "-".join(map(str, ("sbi", *run.values())))
+    batches = batches_of(
+        (theta[:kept], x[:kept]), options.batch_size, lambda theta, x: {"x": theta, "condition": x}
+    )
+    validation = {"x": theta[kept:], "condition": x[kept:]}
+    progress = train(model, batches, validation, kept, options, folder)
+    model.save(folder / "model.keras")
+
+    accuracies = []
+    for i, (observation, reference) in enumerate(zip(observations, posteriors)):
+        reference = reference[: options.rows]
+        draws = model.sample(len(reference), condition=observation[None], seed=i)[:, 0]
+        accuracies.append(c2st(np.asarray(draws), reference))
+        print(f"observation {i + 1}: {accuracies[-1]:.3f}", flush=True)
+    record(
+        options.out / "sbi.csv",
+        run,
+        model.count_params(),
+        mean_and_error(accuracies, "c2st"),
+        progress,
+    )
+
+
+if __name__ == "__main__":
+    main()
