@@ -759,6 +759,19 @@ CASES = [
 ]
 
 
+# What is the same for every flow, is tested for these: affine and other maps, images and other
+# shapes of the data, with and without conditions, and flows that hold others.
+KINDS = {
+    *("scaling", "planar-tanh", "affine-half", "affine-conditional", "maf-sequential", "logit"),
+    *("squeeze", "affine-checkerboard", "multiscale", "chain-conditional", "invert-conditional"),
+    *("recipe-real-nvp", "recipe-glow", "recipe-iaf"),
+}
+
+
+def is_kind(case):
+    return case.name in KINDS
+
+
 def rows(belongs=lambda case: True, *, variations=True):
     """Run a test over the rows that belong to it.
 

@@ -13,6 +13,7 @@ from cases import (
     data_points,
     has_condition,
     has_weights,
+    is_kind,
     make,
     perturb,
     rows,
@@ -72,19 +73,6 @@ THROUGH = pytest.mark.parametrize(
     [through_flow, through_tfp, through_tfp_chain, through_tfp_invert],
     ids=["flow", "tfd", "tfb-chain", "tfb-invert"],
 )
-
-
-# What is the same for every flow, is tested for these: affine and other maps, images and other
-# shapes of the data, with and without conditions, and flows that hold others.
-KINDS = {
-    *("scaling", "planar-tanh", "affine-half", "affine-conditional", "maf-sequential", "logit"),
-    *("squeeze", "affine-checkerboard", "multiscale", "chain-conditional", "invert-conditional"),
-    *("recipe-real-nvp", "recipe-glow", "recipe-iaf"),
-}
-
-
-def is_kind(case):
-    return case.name in KINDS
 
 
 # The table itself.

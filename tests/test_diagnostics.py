@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import build, conditions, data_points, perturb, rows
+from cases import build, conditions, data_points, is_kind, perturb, rows
 from keras import ops
 
 import keras_nf
@@ -73,7 +73,7 @@ def test_flow_without_a_fault_passes():
 
 
 @pytest.mark.slow
-@rows(variations=False)
+@rows(is_kind)
 def test_row_passes(case):
     # Among others, units of a small network may be dead.
     keras.utils.set_random_seed(1)

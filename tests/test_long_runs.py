@@ -272,24 +272,19 @@ DETERMINISTIC = """
     seeds, jit_compile, *names = sys.argv[1:]
     jit_compile = jit_compile == "xla"
     small = {"layers": 2, "hidden_units": (8,)}
-    image = {"hidden_units": (4,)}
     recipes = {
         "planar": lambda: keras_nf.planar_flow(4, layers=2),
-        "nice": lambda: keras_nf.nice(4, mask="random", **small),
-        "real-nvp": lambda: keras_nf.real_nvp(4, **small),
         "maf": lambda: keras_nf.maf(4, order="random", dropout=0.1, residual=True,
                                     layers=2, hidden_units=(8, 8, 8)),
-        "iaf": lambda: keras_nf.iaf(4, **small),
         "nsf": lambda: keras_nf.nsf(4, bins=4, **small),
-        "glow": lambda: keras_nf.glow((4, 4, 1), levels=2, steps=1, **image),
-        "image-real-nvp": lambda: keras_nf.image_real_nvp((4, 4, 1), **image),
+        "image-real-nvp": lambda: keras_nf.image_real_nvp((4, 4, 1), hidden_units=(4,)),
     }
     if not jit_compile:
         # Keras does without XLA where this is on.
         tf.config.experimental.enable_op_determinism()
     for name, seed in itertools.product(names, seeds):
         keras.utils.set_random_seed(int(seed))
-        shape = (4, 4, 1) if name in ("glow", "image-real-nvp") else (4,)
+        shape = (4, 4, 1) if name == "image-real-nvp" else (4,)
         x = np.random.default_rng(0).normal(size=(70, *shape)).astype("float32")
         model = keras_nf.FlowModel(keras_nf.Chain([recipes[name](), keras_nf.ActNorm()]))
         model.adapt(x)
@@ -299,16 +294,16 @@ DETERMINISTIC = """
         weights = b"".join(weight.tobytes() for weight in model.get_weights())
         print(json.dumps([name + seed, hashlib.sha256(weights).hexdigest()]))
 """
-NAMES = ("planar", "nice", "real-nvp", "maf", "iaf", "nsf", "glow", "image-real-nvp")
 
 
 @pytest.mark.parametrize(
     ("jit_compile", "names"),
     [
         ("graph", ["maf"]),
-        pytest.param("graph", [name for name in NAMES if name != "maf"], marks=pytest.mark.slow),
-        # Of dropout, and of images that batches normalize.
-        pytest.param("xla", ["maf", "image-real-nvp"], marks=pytest.mark.slow),
+        # Searches for roots and bins, and images that batches normalize.
+        pytest.param("graph", ["planar", "nsf", "image-real-nvp"], marks=pytest.mark.slow),
+        # Dropout draws by other operations.
+        pytest.param("xla", ["maf"], marks=pytest.mark.slow),
     ],
     ids=["maf", "graph", "xla"],
 )

@@ -75,8 +75,18 @@ def test_readme_block_runs(index, namespace):
     run(blocks(README, "python")[index], namespace, f"readme_{index}.py")
 
 
+# Pages that a newcomer reads first, as they come with a plain run.
+FIRST = ("index.md", "quickstart.md", "models.md", "keras.md", "tfp.md", "theory/index.md")
+
+
 # A page is read from top to bottom: its blocks share one namespace.
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name, marks=[] if name in FIRST else [pytest.mark.slow])
+        for page, name in ((page, str(page.relative_to(ROOT / "docs"))) for page in PAGES)
+    ],
+)
 def test_page_runs(page, namespace):
     for index, (code, shown) in enumerate(SHOWN.findall(page.read_text())):
         printed = run(code, namespace, f"{page.stem}_{index}.py")

@@ -138,7 +138,7 @@ def gaussian_log_prob(x_train, x):
     """Return log-densities of the normal distribution of the mean and covariance of other data."""
     x_train, x = x_train.astype("float64"), x.astype("float64")
     centred, covariance = x - x_train.mean(axis=0), np.cov(x_train.T)
-    distance = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(covariance), centred)
+    distance = np.sum(centred @ np.linalg.inv(covariance) * centred, axis=1)
     return -0.5 * (distance + np.linalg.slogdet(2.0 * np.pi * covariance)[1])
 
 
