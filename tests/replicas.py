@@ -86,12 +86,17 @@ def write(two, data):
         np.testing.assert_allclose(served(x=tf.constant(x))["log_prob"], expected, **close)
 
 
+# Whose files and exports are looked at: what replicas have of weights is alike in all.
+WRITTEN = ("recipe-real-nvp", "recipe-maf-conditional", "recipe-glow")
+
+
 def recipe(case):
-    if case.event_ndims == 1:
-        write(*compare(case, 33, 32))
-        return
     # No replica of images may be without rows.
-    write(*compare(case, 34, 32))
+    result = compare(case, 33 if case.event_ndims == 1 else 34, 32)
+    if case.name in WRITTEN:
+        write(*result)
+    if case.event_ndims == 1:
+        return
     with pytest.raises(tf.errors.InvalidArgumentError, match="A replica got no rows"):
         train(case, data_of(case, 33), 32, two_devices().scope())
 

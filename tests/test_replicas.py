@@ -8,7 +8,9 @@ from processes import run_program
 
 import keras_nf
 
-RECIPES = [case.name for case in CASES if case.public in keras_nf.recipes.__all__]
+OF_RECIPES = [case for case in CASES if case.public in keras_nf.recipes.__all__]
+RECIPES = [*{case.public: case.name for case in reversed(OF_RECIPES)}.values()]
+RECIPES.append("recipe-maf-conditional")
 FIRST = ["recipe-real-nvp", "small batches", "adam", "draws_of_a_variational_model"]
 OTHERS = ["statistics_of_batches", "noise_of_pixels", *sorted({*RECIPES} - {*FIRST})]
 

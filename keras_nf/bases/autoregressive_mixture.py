@@ -112,7 +112,7 @@ class AutoregressiveMixture(Base):
     def distribution(self, condition=None):
         return _AutoregressiveDistribution(self, condition)
 
-    def mixtures(self, parameters):
+    def _mixtures(self, parameters):
         """Return log w, m and log s, each of shape (components, event_size, batch)."""
         logits, loc, log_scale = tf.split(parameters, 3)
         log_scale = softly_bounded(log_scale, self.log_scale_bound)
@@ -174,7 +174,7 @@ class _AutoregressiveDistribution(tfd.Distribution):
         z, condition = self._flat(z)
         z, restore = feature_major(z)
         parameters = parameters_at(self._layer.network, z, condition)
-        log_weights, loc, log_scale = self._layer.mixtures(parameters)
+        log_weights, loc, log_scale = self._layer._mixtures(parameters)
         distance = (z - loc) * ops.exp(-log_scale)
         log_densities = log_weights - log_scale - 0.5 * (distance**2 + math.log(2.0 * math.pi))
         return restore(ops.sum(ops.logsumexp(log_densities, axis=0), axis=0))
@@ -199,7 +199,7 @@ class _Draw:
         self.parameters = base.network.parameters
 
     def forward(self, u, parameters):
-        log_weights, loc, log_scale = self._base.mixtures(parameters)
+        log_weights, loc, log_scale = self._base._mixtures(parameters)
         weights, normals = ops.exp(log_weights), tfd.Normal(loc, ops.exp(log_scale))
         y = tf.stop_gradient(self._draw(u, weights, normals))
         below = ops.sum(weights * normals.cdf(y), axis=0)
