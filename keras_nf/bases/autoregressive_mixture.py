@@ -15,6 +15,7 @@ from tensorflow_probability import distributions as tfd
 from keras_nf.arguments import check_count
 from keras_nf.base import Base
 from keras_nf.flow.batch import broadcast_batch
+from keras_nf.flow.distribution import LayerDistribution
 from keras_nf.increasing import check_bound, softly_bounded
 from keras_nf.layout import feature_major
 from keras_nf.networks.autoregressive import parameters_at
@@ -131,33 +132,8 @@ class AutoregressiveMixture(Base):
         }
 
 
-class _AutoregressiveDistribution(tfd.Distribution):
+class _AutoregressiveDistribution(LayerDistribution):
     """The distribution of an `AutoregressiveMixture`, for a condition."""
-
-    def __init__(self, base, condition=None):
-        parameters = dict(locals())
-        self._layer, self._condition = base, condition
-        super().__init__(
-            dtype=tf.as_dtype(base.variable_dtype),
-            reparameterization_type=tfd.FULLY_REPARAMETERIZED,
-            validate_args=False,
-            allow_nan_stats=True,
-            parameters=parameters,
-            name=base.name,
-        )
-
-    @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        return {}
-
-    def _event_shape(self):
-        return tf.TensorShape(self._layer.event_shape)
-
-    def _batch_shape(self):
-        return tf.TensorShape([]) if self._condition is None else self._condition.shape[:-1]
-
-    def _batch_shape_tensor(self):
-        return [] if self._condition is None else tf.shape(self._condition)[:-1]
 
     def _flat(self, z):
         """Return events of one axis, and the condition of each."""

@@ -12,16 +12,17 @@ def _in_words(shape):
     return " x ".join(map(str, shape))
 
 
-class ConditionalBase(tfd.Distribution):
-    """Stands for the distributions of a base that depends on a condition: `given` returns one.
+class LayerDistribution(tfd.Distribution):
+    """A distribution whose event shape, dtype and weights are those of a layer.
 
     Args:
-      base: a layer of `keras_nf.bases` with `conditional=True`, which is built.
+      base: a layer of `keras_nf.bases`, which is built.
+      condition: the condition on which it depends, if any.
     """
 
-    def __init__(self, base):
+    def __init__(self, base, condition=None):
         parameters = dict(locals())
-        self._layer = base
+        self._layer, self._condition = base, condition
         super().__init__(
             dtype=tf.as_dtype(base.variable_dtype),
             reparameterization_type=tfd.FULLY_REPARAMETERIZED,
@@ -39,7 +40,14 @@ class ConditionalBase(tfd.Distribution):
         return tf.TensorShape(self._layer.event_shape)
 
     def _batch_shape(self):
-        return tf.TensorShape([])
+        return tf.TensorShape([]) if self._condition is None else self._condition.shape[:-1]
+
+    def _batch_shape_tensor(self):
+        return [] if self._condition is None else tf.shape(self._condition)[:-1]
+
+
+class ConditionalBase(LayerDistribution):
+    """Stands for the distributions of a base that depends on a condition: `given` returns one."""
 
     def given(self, condition):
         """Return the distribution for a condition, whose batch shape it has."""
