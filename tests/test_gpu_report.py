@@ -34,7 +34,7 @@ def test_least_time_is_of_calls_after_the_first(example, monkeypatch):
     assert calls == [5] * 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_report_runs():
     printed = run_example_alone("gpu_report", "--quick")
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]

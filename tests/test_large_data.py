@@ -69,7 +69,7 @@ def test_the_example_learns_what_it_streams(format_, tmp_path):
     assert times == {path: os.path.getmtime(path) for path in tmp_path.glob("rows-*")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("format_", ["npy", "tfrecord"])
 def test_memory_does_not_grow_with_the_data(format_, tmp_path):
     """Four times as many bytes, 205 MB instead of 51: the peak of a process stays within 20 MB."""

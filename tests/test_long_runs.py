@@ -301,9 +301,9 @@ DETERMINISTIC = """
     [
         ("graph", ["maf"]),
         # Searches for roots and bins, and images that batches normalize.
-        pytest.param("graph", ["planar", "nsf", "image-real-nvp"], marks=pytest.mark.slow),
+        pytest.param("graph", ["planar", "nsf", "image-real-nvp"], marks=pytest.mark.long),
         # Dropout draws by other operations.
-        pytest.param("xla", ["maf"], marks=pytest.mark.slow),
+        pytest.param("xla", ["maf"], marks=pytest.mark.long),
     ],
     ids=["maf", "graph", "xla"],
 )
@@ -342,7 +342,7 @@ FLAT = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_ten_thousand_steps_take_no_more_memory_than_one_thousand():
     """Within 5 MB of some 700: a thousand bytes for each step would be another 9 MB."""

@@ -16,7 +16,7 @@ OTHERS = ["statistics_of_batches", "noise_of_pixels", *sorted({*RECIPES} - {*FIR
 
 
 @pytest.mark.parametrize(
-    "names", [FIRST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["first", "others"]
+    "names", [FIRST, pytest.param(OTHERS, marks=pytest.mark.long)], ids=["first", "others"]
 )
 def test_two_replicas_train_as_one_device(names):
     errors = json.loads(run_program("replicas", *names))

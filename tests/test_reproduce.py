@@ -176,7 +176,7 @@ MODELS = ["made", "made-mog", "real-nvp-5", "maf-mog", "maf-residual", "nsf-coup
 
 @pytest.mark.parametrize(
     "model",
-    [name if name == "made-mog" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+    [name if name == "made-mog" else pytest.param(name, marks=pytest.mark.long) for name in MODELS],
 )
 def test_densities(model, tmp_path):
     patches(tmp_path)
@@ -212,7 +212,7 @@ def mnist(tmp_path):
 SPLIT = {"train": 10_100, "test": 20}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "options"),
     [("nice", []), ("maf-5", ["--by-class"]), ("made-mog", ["--by-class"]), ("multiscale", [])],
@@ -247,7 +247,7 @@ def test_simulators_and_classifier():
     assert example.c2st(same, other + 5.0) > 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_posteriors(tmp_path):
     arrays = {"observation": RNG.normal(size=(2, 2)), "posterior": RNG.normal(size=(2, 200, 2))}
     arrays = {f"two_moons_{name}": x.astype("float32") for name, x in arrays.items()}

@@ -32,8 +32,13 @@ def assert_equal(results, expected, names):
         np.testing.assert_allclose(results[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "plan"), [(2, "train"), (3, "mended")])
+@pytest.mark.parametrize(
+    ("count", "plan"),
+    [
+        pytest.param(2, "train", marks=pytest.mark.slow),
+        pytest.param(3, "mended", marks=pytest.mark.long),
+    ],
+)
 def test_workers_train_as_one_process(tmp_path, count, plan):
     folder = tmp_path / "workers"
     folder.mkdir()
@@ -60,7 +65,7 @@ def test_workers_train_as_one_process(tmp_path, count, plan):
     assert not list(folder.glob(".*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_go_on_from_a_backup(tmp_path):
     folder = tmp_path / "workers"
     folder.mkdir()
