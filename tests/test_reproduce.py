@@ -199,6 +199,8 @@ def test_a_run_goes_on_where_time_ended_it(tmp_path):
     losses = [float(row["val_loss"]) for row in rows_of(run / "log.csv")]
     assert float(rows[-1]["validation"]) == pytest.approx(-min(losses), abs=1e-4)
     assert json.loads((run / "clock.json").read_text())["seconds"] > 0.0
+    with pytest.raises(SystemExit, match=r"'epochs': 1\.0.*Received: .*'epochs': 2\.0"):
+        density("power", tmp_path, tmp_path, "--model", "made", "--epochs", 2)
 
 
 @pytest.fixture

@@ -69,6 +69,19 @@ def batches_of(x, batch_size, transform):
     return batches.map(transform, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
+def check_settings(path, options):
+    """Refuse to go on with a run that has other settings than its start; a new one leaves them."""
+    names = ("epochs", "batch_size", "learning_rate", "rows")
+    given = {name: options[name] for name in names}
+    if not path.exists():
+        path.write_text(json.dumps(given))
+    if (known := json.loads(path.read_text())) != given:
+        raise SystemExit(
+            f"Expected the settings of the run that is in {path.parent}: {known}. Received: "
+            f"{given}. Give the same ones to go on with it, or another folder by --out."
+        )
+
+
 def train(model, batches, validation, rows, options, folder, *, parts=50, **optimizer):
     """Train until the planned steps or the time are over, from where an earlier start ended.
 
@@ -89,6 +102,7 @@ def train(model, batches, validation, rows, options, folder, *, parts=50, **opti
       A dictionary for the table: settings, steps done of those planned, validation loss, minutes.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder / "settings.json", {**vars(options), "rows": rows})
     planned = max(parts, int(options.epochs * rows / options.batch_size))
     steps = -(-planned // parts)
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, planned)
