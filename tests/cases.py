@@ -772,6 +772,10 @@ def is_kind(case):
     return case.name in KINDS
 
 
+RECIPES = [case for case in CASES if case.public in keras_nf.recipes.__all__]
+FIRST_OF_RECIPES = {case.public: case.name for case in reversed(RECIPES)}
+
+
 def rows(belongs=lambda case: True, *, variations=True):
     """Run a test over the rows that belong to it.
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, perturb
+from cases import FIRST_OF_RECIPES, RECIPES, perturb
 from tensorflow.python.framework import kernels
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -78,12 +78,14 @@ def recomputing():
     return keras_nf.real_nvp(4, layers=2, hidden_units=(8,), recompute=True)
 
 
-RECIPES = [case for case in CASES if case.public in keras_nf.recipes.__all__]
-FIRST = {case.public: case.name for case in reversed(RECIPES)}
 # Operations of their own have these, too.
 OTHERS = {"recipe-maf-conditional", "recipe-nsf-coupling"}
 MODELS = {
-    **{case.name: of_case(case) for case in RECIPES if case.name in {*FIRST.values()} | OTHERS},
+    **{
+        case.name: of_case(case)
+        for case in RECIPES
+        if case.name in {*FIRST_OF_RECIPES.values()} | OTHERS
+    },
     # Kernels in tiles, and steps in blocks.
     "wide": of_flow(lambda: keras_nf.iaf(5, layers=1, hidden_units=(256, 256)), (5,)),
     "pixels": of_flow(pixels, (2, 4, 1)),
@@ -100,12 +102,12 @@ def models(plain, of=MODELS):
     )
 
 
-every_model = models({*FIRST.values(), "wide", "pixels"})
+every_model = models({*FIRST_OF_RECIPES.values(), "wide", "pixels"})
 every_step = pytest.mark.parametrize("step", ["train", "density", "sample"])
 
 
 def test_every_recipe_is_here():
-    assert {*FIRST} == {*keras_nf.recipes.__all__}
+    assert {*FIRST_OF_RECIPES} == {*keras_nf.recipes.__all__}
 
 
 def make_model(name, optimizer="adam", **options):
@@ -250,7 +252,7 @@ def test_draws_follow_the_seed(name):
     assert len(np.unique(events, axis=0)) == len(events)
 
 
-@models({"recipe-real-nvp"}, of=[*FIRST.values(), "wide", "recomputing"])
+@models({"recipe-real-nvp"}, of=[*FIRST_OF_RECIPES.values(), "wide", "recomputing"])
 def test_compiled_training_is_that_of_a_graph(name, with_xla):
     """Where no noise is drawn: XLA has generators of its own."""
     rng, changes = np.random.default_rng(0), []

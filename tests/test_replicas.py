@@ -3,16 +3,15 @@
 import json
 
 import pytest
-from cases import CASES
+from cases import FIRST_OF_RECIPES
 from processes import run_program
 
-import keras_nf
-
-OF_RECIPES = [case for case in CASES if case.public in keras_nf.recipes.__all__]
-RECIPES = [*{case.public: case.name for case in reversed(OF_RECIPES)}.values()]
-RECIPES.append("recipe-maf-conditional")
 FIRST = ["recipe-real-nvp", "small batches", "adam", "draws_of_a_variational_model"]
-OTHERS = ["statistics_of_batches", "noise_of_pixels", *sorted({*RECIPES} - {*FIRST})]
+OTHERS = [
+    "statistics_of_batches",
+    "noise_of_pixels",
+    *sorted({*FIRST_OF_RECIPES.values(), "recipe-maf-conditional"} - {*FIRST}),
+]
 
 
 @pytest.mark.parametrize(

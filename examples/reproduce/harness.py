@@ -18,6 +18,8 @@ import tensorflow as tf
 
 import keras_nf
 
+# How many times a training validates and saves.
+LOOKS = 50
 # What is told of a training: steps done and planned, log-density of the validation data.
 PROGRESS = ("batch_size", "learning_rate", "steps", "planned", "validation", "minutes")
 
@@ -82,7 +84,15 @@ def check_settings(path, options):
         )
 
 
-def train(model, batches, validation, rows, options, folder, *, parts=50, **optimizer):
+def least_loss(log):
+    """Return the least validation loss of a log, or `None` if there is none yet."""
+    if not log.exists():
+        return None
+    with log.open() as file:
+        return min(float(row["val_loss"]) for row in csv.DictReader(file))
+
+
+def train(model, batches, validation, rows, options, folder):
     """Train until the planned steps or the time are over, from where an earlier start ended.
 
     The rate falls to zero along a cosine. The weights with the least validation loss are those that
@@ -93,30 +103,27 @@ def train(model, batches, validation, rows, options, folder, *, parts=50, **opti
       batches: endless dataset.
       validation: validation data.
       rows: how many there are in an epoch.
-      options: of the command line: `epochs`, `batch_size`, `learning_rate`, `minutes`, `seed`.
+      options: of the command line: `epochs`, `batch_size`, `learning_rate`, `minutes`.
       folder: where log, backup and best weights are.
-      parts: how many times to validate and to save.
-      **optimizer: further arguments of Adam.
 
     Returns:
       A dictionary for the table: settings, steps done of those planned, validation loss, minutes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_settings(folder / "settings.json", {**vars(options), "rows": rows})
-    planned = max(parts, int(options.epochs * rows / options.batch_size))
-    steps = -(-planned // parts)
+    planned = max(LOOKS, int(options.epochs * rows / options.batch_size))
+    steps = -(-planned // LOOKS)
     schedule = keras.optimizers.schedules.CosineDecay(options.learning_rate, planned)
     model.compile(
-        keras.optimizers.Adam(schedule, **{"global_clipnorm": 5.0, **optimizer}),
+        keras.optimizers.Adam(schedule, global_clipnorm=5.0),
         steps_per_execution=math.gcd(steps, 20),
     )
     log, best = folder / "log.csv", folder / "best.weights.h5"
-    losses = [float(row["val_loss"]) for row in csv.DictReader(log.open())] if log.exists() else []
     clock = Clock(folder / "clock.json", options.minutes)
-    history = model.fit(
+    model.fit(
         batches,
         steps_per_epoch=steps,
-        epochs=parts,
+        epochs=LOOKS,
         validation_data=validation,
         validation_batch_size=2000,
         callbacks=[
@@ -126,23 +133,24 @@ def train(model, batches, validation, rows, options, folder, *, parts=50, **opti
                 best,
                 save_best_only=True,
                 save_weights_only=True,
-                initial_value_threshold=min(losses, default=None),
+                initial_value_threshold=least_loss(log),
             ),
             keras.callbacks.TerminateOnNaN(),
             clock,
         ],
         verbose=2,
     )
+    # The weights' file has those of the optimizer too.
+    done = int(model.optimizer.iterations.numpy())
     if best.exists():
         model.load_weights(best)
-    losses += history.history.get("val_loss", [])
     minutes = json.loads(clock.path.read_text())["seconds"] / 60.0
     numbers = (
         options.batch_size,
         options.learning_rate,
-        len(losses) * steps,
-        parts * steps,
-        round(-min(losses), 4),
+        done,
+        LOOKS * steps,
+        round(-least_loss(log), 4),
         round(minutes, 1),
     )
     return dict(zip(PROGRESS, numbers, strict=True))

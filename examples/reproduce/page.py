@@ -118,48 +118,41 @@ def measured(rows, name, digits):
     return f"{mean} ± {max(errors):.{digits}f}{seeds}"
 
 
+def line(title, published, digits, rows):
+    """Return the line of a model, with dashes where nothing was measured."""
+    start = f"| {title} | {number(published, digits) if published else '–'} |"
+    if not rows:
+        return f"{start} – | – | – | – |"
+    parameters = f"{int(rows[-1]['parameters']):,}"
+    return f"{start} {measured(rows, 'log_prob', digits)} | {parameters} | {training(rows[-1])} |"
+
+
+MODELS_HEAD = [
+    "| model | paper | ours, ± 2 standard errors | parameters | steps × rows | minutes |",
+    "|---|--:|--:|--:|--:|--:|",
+]
+
+
 def density_table(name):
     """Return the table of a set of data."""
-    lines = [
-        "| model | paper | ours, ± 2 standard errors | parameters | steps × rows | minutes |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
     found = runs("density", ("set", "model", "seed"))
+    lines = []
     for model, published in DENSITY[name].items():
         rows = [row for key, row in found.items() if key[:2] == (name, model)]
-        if not rows:
-            lines.append(f"| {TITLES[model]} | {number(published, 2)} | – | – | – | – |")
-            continue
-        row = rows[-1]
-        lines.append(
-            f"| {TITLES[model]} | {number(published, 2)} | {measured(rows, 'log_prob', 2)} | "
-            f"{int(row['parameters']):,} | {training(row)} |"
-        )
-    return lines
+        lines.append(line(TITLES[model], published, 2, rows))
+    return [*MODELS_HEAD, *lines]
 
 
 def image_table():
-    lines = [
-        "| model | paper | ours, ± 2 standard errors | parameters | steps × rows | minutes |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
+    """Return the table of images: of those that papers have, and of what else was measured."""
     found = runs("images", ("model", "seed"))
-    names = list(dict.fromkeys([*IMAGES, *(model for model, _ in found)]))
-    for model in names:
+    lines = []
+    for model in dict.fromkeys([*IMAGES, *(model for model, _ in found)]):
         rows = [row for key, row in found.items() if key[0] == model]
-        published = number(IMAGES[model], 1) if model in IMAGES else "–"
-        title = f"`{model.replace('-by-class', '` given the label')}"
-        title += "" if "-by-class" in model else "`"
-        if not rows:
-            lines.append(f"| {title} | {published} | – | – | – | – |")
-            continue
-        row = rows[-1]
-        digits = 1 if model in IMAGES else 3
-        lines.append(
-            f"| {title} | {published} | {measured(rows, 'log_prob', digits)} | "
-            f"{int(row['parameters']):,} | {training(row)} |"
-        )
-    return lines
+        name = model.removesuffix("-by-class")
+        title = f"`{name}`" if name == model else f"`{name}` given the label"
+        lines.append(line(title, IMAGES.get(model), 1 if model in IMAGES else 3, rows))
+    return [*MODELS_HEAD, *lines]
 
 
 def sbi_table():

@@ -1,5 +1,4 @@
-"""Posteriors from simulations as a benchmark measures them: a classifier tells them from the right
-ones.
+"""Posteriors from simulations, measured by a classifier that tells them from the right ones.
 
     python examples/reproduce/sbi.py --task two_moons --simulations 10000 --data sbi.npz
 

@@ -20,6 +20,7 @@ from keras_nf.increasing import check_bound, softly_bounded
 from keras_nf.layout import feature_major
 from keras_nf.networks.autoregressive import parameters_at
 from keras_nf.networks.made import MADE
+from keras_nf.networks.mlp import NETWORK_OPTIONS
 
 __all__ = ["AutoregressiveMixture"]
 
@@ -122,7 +123,7 @@ class AutoregressiveMixture(Base):
 
     def get_config(self):
         network = self.network.get_config()
-        shared = ("hidden_units", "activation", "residual", "dropout", "order", "seed")
+        shared = (*NETWORK_OPTIONS, "order", "seed")
         return {
             **super().get_config(),
             "components": self.components,
