@@ -1,4 +1,4 @@
-/* Log-densities from an exported model through TensorFlow's C API, without Python.
+/* Log-densities, or quantiles, from an exported model through TensorFlow's C API, without Python.
 
    The headers and libraries are those of the Python package of TensorFlow:
 
@@ -9,7 +9,8 @@
      echo "0.5 -1.0  2.0 0.3" | ./log_prob density/1 log_prob_x:0 StatefulPartitionedCall:0 2
 
    The arguments are the model, its input and output as saved_model_cli shows them, and the size of
-   an event. It reads events and prints the log-density of each, in nats. */
+   an event, or 0 for a signature that takes single numbers, as `quantile` does. It reads events and
+   prints one number for each: of `log_prob`, the log-density in nats. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,18 +36,19 @@ static TF_Output find(TF_Graph *graph, const char *name) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 5 || atoi(argv[4]) < 1) {
+  if (argc != 5 || atoi(argv[4]) < 0) {
     fprintf(stderr, "Usage: %s MODEL INPUT OUTPUT EVENT_SIZE < events\n", argv[0]);
     return 1;
   }
   int64_t size = atoi(argv[4]), count = 0, capacity = 0;
   float *values = NULL, value;
   while (scanf("%f", &value) == 1) {
-    if (count == capacity) values = realloc(values, (capacity = 2 * capacity + size) * sizeof value);
+    if (count == capacity) values = realloc(values, (capacity = 2 * capacity + 1) * sizeof value);
     values[count++] = value;
   }
-  if (count % size != 0 || !feof(stdin)) {
-    fprintf(stderr, "Expected rows of %d numbers. Received: %d numbers%s.\n", (int)size, (int)count,
+  int64_t width = size > 0 ? size : 1;
+  if (count % width != 0 || !feof(stdin)) {
+    fprintf(stderr, "Expected rows of %d numbers. Received: %d numbers%s.\n", (int)width, (int)count,
             feof(stdin) ? "" : ", and what is none");
     return 1;
   }
@@ -59,17 +61,18 @@ int main(int argc, char **argv) {
       TF_LoadSessionFromSavedModel(options, NULL, argv[1], tags, 1, graph, NULL, status);
   check("Cannot load the model");
 
-  int64_t shape[] = {count / size, size};
-  TF_Tensor *events = TF_AllocateTensor(TF_FLOAT, shape, 2, count * sizeof value);
+  int64_t shape[] = {count / width, width};
+  TF_Tensor *events = TF_AllocateTensor(TF_FLOAT, shape, size > 0 ? 2 : 1, count * sizeof value);
   if (count > 0) memcpy(TF_TensorData(events), values, count * sizeof value);
   TF_Output input = find(graph, argv[2]), output = find(graph, argv[3]);
-  TF_Tensor *log_prob = NULL;
-  TF_SessionRun(session, NULL, &input, &events, 1, &output, &log_prob, 1, NULL, 0, NULL, status);
+  TF_Tensor *answer = NULL;
+  TF_SessionRun(session, NULL, &input, &events, 1, &output, &answer, 1, NULL, 0, NULL, status);
   check("Cannot run the model");
-  const float *results = TF_TensorData(log_prob);
-  for (int64_t i = 0; i < TF_Dim(log_prob, 0); i++) printf("%.9g\n", results[i]);
+  const float *results = TF_TensorData(answer);
+  int64_t rows = TF_Dim(answer, 0);
+  for (int64_t i = 0; i < rows; i++) printf("%.9g\n", results[i]);
 
-  TF_DeleteTensor(log_prob);
+  TF_DeleteTensor(answer);
   TF_DeleteTensor(events);
   free(values);
   TF_CloseSession(session, status);

@@ -11,6 +11,8 @@ import sys
 import textwrap
 from unittest import mock
 
+import tensorflow as tf
+
 import keras_nf
 
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -65,3 +67,12 @@ def load_example(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def compile_program(name, path):
+    """Compile a C program of the examples with TensorFlow, and return its path."""
+    folder = tf.sysconfig.get_lib()
+    libraries = [f"{folder}/libtensorflow_{part}.so.2" for part in ("cc", "framework")]
+    options = [f"-I{tf.sysconfig.get_include()}", f"-Wl,-rpath,{folder}", "-Wall", "-Werror"]
+    subprocess.run(["gcc", ROOT / "examples" / name, "-o", path, *options, *libraries], check=True)
+    return path

@@ -14,7 +14,7 @@ import runtimes
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from models import EVENT, C, X, condition_of, make, names, selected
-from processes import run_python
+from processes import compile_program, run_python
 
 import keras_nf
 
@@ -317,13 +317,7 @@ def test_program_without_python(name, exported, program):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    path = tmp_path_factory.mktemp("program") / "log_prob"
-    folder = tf.sysconfig.get_lib()
-    libraries = [f"{folder}/libtensorflow_{part}.so.2" for part in ("cc", "framework")]
-    options = [f"-I{tf.sysconfig.get_include()}", f"-Wl,-rpath,{folder}", "-Wall", "-Werror"]
-    source = ROOT / "examples" / "log_prob.c"
-    subprocess.run(["gcc", source, "-o", path, *options, *libraries], check=True)
-    return path
+    return compile_program("log_prob.c", tmp_path_factory.mktemp("program") / "log_prob")
 
 
 # Requests that warm up a server.

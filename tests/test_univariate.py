@@ -73,7 +73,7 @@ def test_integral_of_the_density(head, base):
 )
 def test_quantiles_undo_the_distribution_function(head, conditional):
     model = model_of(HEADS[head](), conditional=conditional)
-    p = np.array([0.001, 0.05, 0.5, 0.8, 0.999], "float32")
+    p = np.array([1e-4, 0.05, 0.5, 0.8, 1.0 - 1e-4], "float32")
     condition = {"condition": C} if conditional else {}
     x = model.quantile(p[:, None] if conditional else p, **condition)
     assert x.shape == ((5, 4, 1) if conditional else (5, 1))
@@ -121,20 +121,105 @@ def test_in_a_graph_and_as_a_distribution():
     np.testing.assert_array_equal(model.distribution.cdf(x), model.cdf(x))
 
 
-def test_more_components_than_one():
-    model = keras_nf.FlowModel(keras_nf.Scaling(event_size=2))
-    model.build((None, 2))
-    with pytest.raises(ValueError, match=r"events of one component. Received: .*\(2,\)"):
-        model.cdf(np.zeros((3, 2), "float32"))
-    with pytest.raises(ValueError, match="events of one component"):
-        model.quantile(0.5)
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("head", ["recipe", "mirrored"])
+def test_moments_are_those_of_many_quantiles(head, conditional):
+    model = model_of(HEADS[head](), conditional=conditional)
+    condition = {"condition": C} if conditional else {}
+    p = ((np.arange(200_000) + 0.5) / 200_000).astype("float32")
+    x = model.quantile(p[:, None] if conditional else p, **condition).numpy().astype("float64")
+    np.testing.assert_allclose(model.mean(**condition), x.mean(axis=0), atol=3e-4)
+    np.testing.assert_allclose(model.stddev(**condition), x.std(axis=0), atol=3e-4)
+    np.testing.assert_array_equal(model.median(**condition), model.quantile(0.5, **condition))
+    low, high = model.interval(0.8, **condition)
+    assert low.shape == x.shape[1:]
+    np.testing.assert_allclose(model.cdf(low, **condition), 0.1, atol=1e-5)
+    np.testing.assert_allclose(model.cdf(high, **condition), 0.9, atol=1e-5)
 
 
-def test_base_without_them():
-    model = keras_nf.FlowModel(keras_nf.Scaling(event_size=1), keras_nf.bases.Mixture(2))
+def test_moments_in_closed_form():
+    model = keras_nf.FlowModel(keras_nf.Scaling(use_shift=True, event_size=1), "logistic")
     model.build((None, 1))
-    with pytest.raises(ValueError, match="base of independent components"):
-        model.quantile(0.5)
+    model.flow.log_scale.assign([np.log(2.0)])
+    model.flow.shift.assign([-3.0])
+    assert float(model.mean()[0]) == pytest.approx(-3.0, abs=1e-4)
+    assert float(model.stddev()[0]) == pytest.approx(2.0 * np.pi / 3.0**0.5, rel=1e-4)
+
+
+class TestMoreComponents:
+    """Marginals from draws, of events and bases that have no exact ones."""
+
+    @pytest.fixture(scope="class")
+    def model(self):
+        base = keras_nf.bases.Normal(trainable=True, conditional=True)
+        model = keras_nf.FlowModel(keras_nf.Scaling(event_size=3), base)
+        model.build({"x": (None, 3), "condition": (None, 2)})
+        model.base.loc_kernel.assign([[1.0, 0.0, 2.0], [0.0, -3.0, 0.0]])
+        model.flow.log_scale.assign(np.log([1.0, 2.0, 0.5]))
+        return model
+
+    @pytest.fixture
+    def expected(self, model):
+        scale = np.array([1.0, 2.0, 0.5])
+        return scipy.stats.norm(scale * (C @ model.base.loc_kernel.numpy()), scale)
+
+    def test_they_are_not_exact(self, model):
+        assert not model.has_exact_quantiles
+
+    def test_cdf(self, model, expected):
+        x = np.ones((4, 3), "float32")
+        cdf = model.cdf(x, C, draws=10_000, seed=0)
+        np.testing.assert_allclose(cdf, expected.cdf(x), atol=0.02)
+
+    @pytest.mark.parametrize("p", [0.3, [0.1, 0.4, 0.6, 0.9], [[0.2], [0.9]]])
+    def test_quantiles(self, model, expected, p):
+        p = np.array(p)
+        x = model.quantile(p, C, draws=10_000, seed=0)
+        assert x.shape == (*np.broadcast_shapes(p.shape, (4,)), 3)
+        np.testing.assert_allclose(x, expected.ppf(p[..., None]), atol=0.1)
+
+    def test_interval_and_moments(self, model, expected):
+        options = {"draws": 10_000, "seed": 1}
+        low, high = model.interval(0.5, C, **options)
+        np.testing.assert_allclose(low, expected.ppf(0.25), atol=0.1)
+        np.testing.assert_allclose(high, expected.ppf(0.75), atol=0.1)
+        np.testing.assert_allclose(model.median(C, **options), expected.mean(), atol=0.1)
+        np.testing.assert_allclose(model.mean(C, **options), expected.mean(), atol=0.1)
+        np.testing.assert_allclose(model.stddev(C, **options), expected.std(), rtol=0.05)
+
+    def test_the_quantiles_are_those_of_the_draws(self, model):
+        draws = model.sample(101, C, seed=3).numpy()
+        levels = np.linspace(0.0, 1.0, 7)
+        x = model.quantile(levels[:, None], C, draws=101, seed=3)
+        np.testing.assert_allclose(x, np.quantile(draws, levels, axis=0), atol=1e-6)
+
+    def test_without_a_condition(self):
+        model = keras_nf.FlowModel(keras_nf.Scaling(event_size=2), "uniform")
+        model.build((None, 2))
+        x = model.quantile([[0.25, 0.5, 0.75]], draws=10_000, seed=0)
+        assert x.shape == (1, 3, 2)
+        np.testing.assert_allclose(x[0, :, 0], [0.25, 0.5, 0.75], atol=0.02)
+        assert model.mean(draws=100, seed=0).shape == (2,)
+
+    def test_a_base_without_quantiles(self):
+        model = keras_nf.FlowModel(keras_nf.Scaling(event_size=1), keras_nf.bases.Mixture(2))
+        model.build((None, 1))
+        assert not model.has_exact_quantiles
+        draws = np.sort(model.sample(1000, seed=0), axis=0)
+        np.testing.assert_allclose(model.median(seed=0), draws[499:501].mean(axis=0), atol=1e-6)
+        with pytest.raises(ValueError, match="base of independent components"):
+            model.distribution.quantile(0.5)
+
+    def test_images(self):
+        model = keras_nf.FlowModel(keras_nf.Permute(event_ndims=3), "uniform")
+        model.build((None, 2, 2, 1))
+        assert model.quantile([0.1, 0.2], draws=5, seed=0).shape == (2, 2, 2, 1)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.5, 90, [0.5, 0.9]])
+def test_levels_that_are_none(level):
+    with pytest.raises(ValueError, match="`level` must be a number between 0 and 1"):
+        model_of([keras_nf.Scaling()]).interval(level)
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), [0.5, 2.0]])

@@ -91,12 +91,15 @@ def make_model(task, theta, x):
     return model
 
 
-def c2st(draws, reference, seed=1):
-    """Return the accuracy of a classifier of two sets of rows: 0.5 where they are alike."""
-    mean, deviation = draws.mean(axis=0), draws.std(axis=0, ddof=1)
-    rows = (np.concatenate([draws, reference]) - mean) / deviation
-    labels = np.repeat([0, 1], [len(draws), len(reference)])
-    units = (10 * draws.shape[1],) * 2
+def c2st(reference, draws, seed=1):
+    """Return the accuracy of a classifier of two sets of rows: 0.5 where they are alike.
+
+    As the benchmark has it: rows in units of the reference, two layers, five folds.
+    """
+    mean, deviation = reference.mean(axis=0), reference.std(axis=0, ddof=1)
+    rows = (np.concatenate([reference, draws]) - mean) / deviation
+    labels = np.repeat([0, 1], [len(reference), len(draws)])
+    units = (10 * reference.shape[1],) * 2
     network = MLPClassifier(units, max_iter=10_000, solver="adam", random_state=seed)
     folds = KFold(5, shuffle=True, random_state=seed)
     return cross_val_score(network, rows, labels, cv=folds, scoring="accuracy").mean()
@@ -134,7 +137,7 @@ def main():
     for i, (observation, reference) in enumerate(zip(observations, posteriors)):
         reference = reference[: options.rows]
         draws = model.sample(len(reference), condition=observation[None], seed=i)[:, 0]
-        accuracies.append(c2st(np.asarray(draws), reference))
+        accuracies.append(c2st(reference, np.asarray(draws)))
         print(f"observation {i + 1}: {accuracies[-1]:.3f}", flush=True)
     record(
         options.out / "sbi.csv",

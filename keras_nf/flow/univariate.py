@@ -3,7 +3,7 @@
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-__all__ = ["cdf", "quantile"]
+__all__ = ["cdf", "check_probabilities", "has_quantiles", "quantile"]
 
 
 def cdf(base, flow, y, **kwargs):
@@ -16,11 +16,24 @@ def cdf(base, flow, y, **kwargs):
 def quantile(base, flow, p, **kwargs):
     """Return the y of shape `(..., 1)` with P(Y <= y) = p, for p of shape `(...)`."""
     marginal = _marginal(base, flow)
-    p = tf.convert_to_tensor(p, flow.dtype)
-    if tf.executing_eagerly() and not bool(tf.reduce_all((p >= 0.0) & (p <= 1.0))):
-        raise ValueError(f"Probabilities lie between 0 and 1. Received: {p.numpy()!r}.")
+    p = check_probabilities(p, flow.dtype)
     p = tf.where(_increases(base, flow, kwargs), p, 1.0 - p)
     return flow.forward(marginal.quantile(p[..., None]), **kwargs)
+
+
+def check_probabilities(p, dtype):
+    """Return probabilities as a tensor, and refuse what are none where they are known."""
+    p = tf.cast(tf.convert_to_tensor(p), dtype)
+    if tf.executing_eagerly() and not bool(tf.reduce_all((p >= 0.0) & (p <= 1.0))):
+        raise ValueError(f"Probabilities lie between 0 and 1. Received: {p.numpy()!r}.")
+    return p
+
+
+def has_quantiles(base, flow):
+    """Return whether events have one component, of a base whose quantiles are known."""
+    if base.event_shape != (1,) or flow.event_ndims != 1:
+        return False
+    return isinstance(base, tfd.Independent)
 
 
 def _marginal(base, flow):

@@ -20,6 +20,7 @@ from keras_nf.layout import portable_operations
 from keras_nf.models.batches import to_batches
 from keras_nf.models.export import export_saved_model, input_specs
 from keras_nf.models.files import StoredModel
+from keras_nf.models.marginals import Marginals
 from keras_nf.models.replicas import by_chief, refuse_no_rows
 from keras_nf.models.rows import Graphs
 from keras_nf.seeds import two_seeds
@@ -27,7 +28,7 @@ from keras_nf.seeds import two_seeds
 __all__ = ["DensityModel"]
 
 
-class DensityModel(StoredModel):
+class DensityModel(Marginals, StoredModel):
     """What the models share: flow, base and encoder, densities, draws, files and exports.
 
     A subclass adds an objective, by its own `compile`, `fit` and `evaluate`. The arguments are

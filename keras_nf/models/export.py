@@ -33,6 +33,10 @@ shape `(rows,)`, in nats |
 `(n, event_size)` |
     | `forward` | `z`, of shape `(rows, event_size)` | `x`, of the same shape |
     | `inverse` | `x`, of shape `(rows, event_size)` | `z`, of the same shape |
+    | `cdf` | `x`, of shape `(rows, 1)` | `cdf`, of shape `(rows,)` |
+    | `quantile` | `p`, of shape `(rows,)`, between 0 and 1 | `x`, of shape `(rows, 1)` |
+
+    The last two are there where `model.has_exact_quantiles`: events of one component.
 
     A conditional model takes `condition`, of shape `(rows, condition_size)`, or what its encoder
     takes, in each of them; `sample` then returns `n` draws for each row, of shape
@@ -129,12 +133,25 @@ def _endpoints(model):
         rows, x, condition = _with_a_row(x, condition)
         return {"z": flow.inverse(x, condition=model.encode(condition))[:rows]}
 
-    return {
+    def cdf(x, condition=None):
+        rows, x, condition = _with_a_row(x, condition)
+        return {"cdf": model.cdf(x, condition)[:rows]}
+
+    def quantile(p, condition=None):
+        rows, p, condition = _with_a_row(p, condition)
+        return {"x": model.quantile(p, condition)[:rows]}
+
+    endpoints = {
         "log_prob": (log_prob, [x, *conditions]),
         "sample": (sample, [*draws, *conditions]),
         "forward": (forward, [z, *conditions]),
         "inverse": (inverse, [x, *conditions]),
     }
+    if model.has_exact_quantiles:
+        p = tf.TensorSpec((None,), flow.dtype, "p")
+        endpoints["cdf"] = cdf, [x, *conditions]
+        endpoints["quantile"] = quantile, [p, *conditions]
+    return endpoints
 
 
 def _with_a_row(*tensors):

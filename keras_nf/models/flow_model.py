@@ -1,14 +1,13 @@
 """FlowModel: a density that trains with `fit`."""
 
 import warnings
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_nf.arguments import batch_shape, check_count
 from keras_nf.elementwise.spline import RationalQuadraticSpline
-from keras_nf.flow.arguments import title, to_events
+from keras_nf.flow.arguments import title
 from keras_nf.flow.door import BUILDING
 from keras_nf.flows.planar import Planar
 from keras_nf.inputs import join_inputs, split_inputs
@@ -125,31 +124,6 @@ class FlowModel(DensityModel):
             x = to_batches(self, x, None, None).map(self._with_encoding)
         with self._weights_scope():
             self.flow.adapt(x)
-
-    def cdf(self, x: Any, condition: Any = None) -> tf.Tensor:
-        """Return P(X <= x) of events of one component.
-
-        Args:
-          x: data of shape `(..., 1)`.
-          condition: as for `log_prob`.
-
-        Raises:
-          ValueError: if events have more components, or the base is none of independent ones.
-        """
-        condition = self.encode(condition)
-        return self.distribution.cdf(to_events(self.flow, x), condition=condition)
-
-    def quantile(self, p: Any, condition: Any = None) -> tf.Tensor:
-        """Return the x with P(X <= x) = p, of shape `(..., 1)`, of events of one component.
-
-        Args:
-          p: probabilities of shape `(...)`, which broadcasts against the batch of conditions.
-          condition: as for `log_prob`.
-
-        Raises:
-          ValueError: as `cdf`, or if a probability is not between 0 and 1.
-        """
-        return self.distribution.quantile(p, condition=self.encode(condition))
 
     def _with_encoding(self, inputs, *weights):
         x, condition = split_inputs(inputs)
