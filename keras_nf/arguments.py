@@ -2,7 +2,9 @@
 
 import numbers
 
-__all__ = ["batch_shape", "check_count"]
+import numpy as np
+
+__all__ = ["as_config", "batch_shape", "check_count", "numbers_of"]
 
 
 def check_count(value, argument):
@@ -15,3 +17,23 @@ def check_count(value, argument):
 def batch_shape(event_shape):
     """Return how errors write the shape of a batch of events."""
     return f"(batch, {', '.join(map(str, event_shape))})"
+
+
+def numbers_of(value, argument):
+    """Return a number, or one per component, as a float64 array of at most one axis."""
+    try:
+        array = np.asarray(value)
+        is_valid = array.ndim <= 1 and array.size > 0 and array.dtype.kind in "iuf"
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ValueError(
+            f"`{argument}` must be a number, or a sequence with one number per component. "
+            f"Received: {value!r}."
+        )
+    return array.astype("float64")
+
+
+def as_config(array):
+    """Return what `numbers_of` returned as it goes into a config: a number or a tuple."""
+    return tuple(array.tolist()) if array.ndim else float(array)

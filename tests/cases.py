@@ -200,7 +200,8 @@ def invert(flow):
 Scaling, Planar = keras_nf.Scaling, keras_nf.Planar
 Additive, AffineCoupling = keras_nf.AdditiveCoupling, keras_nf.AffineCoupling
 MAF, IAF = keras_nf.MaskedAutoregressive, keras_nf.InverseAutoregressive
-Permute, Standardize, Logit = keras_nf.Permute, keras_nf.Standardize, keras_nf.Logit
+Permute, Standardize = keras_nf.Permute, keras_nf.Standardize
+Log, Logit = keras_nf.Log, keras_nf.Logit
 SplineCoupling, SplineAutoregressive = keras_nf.SplineCoupling, keras_nf.SplineAutoregressive
 # Within the events of the rows, so that some lie beyond it.
 SPLINE = {"bins": 4, "bound": 2.0, **SMALL}
@@ -542,6 +543,7 @@ CASES = [
     Case(
         "dequantize", "Dequantize", keras_nf.Dequantize, 2, fixed=1, affine=True, data=(0.0, 255.0)
     ),
+    Case("log", "Log", of(Log, low=(-1.0, 2.0, 0.0)), 3, data=((-0.9, 2.1, 0.1), (3.0, 9.0, 8.0))),
     Case("logit", "Logit", Logit, 2, data=(0.01, 0.99)),
     Case("logit-wide", "Logit", of(Logit, low=-2.0, high=3.0, margin=0.05), 2, data=(-2.0, 3.0)),
     Case(

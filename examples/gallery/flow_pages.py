@@ -30,6 +30,7 @@ PICTURES = {
     "iaf": plane.iaf,
     "index": layers.index,
     "invert": layers.invert,
+    "log": line.log,
     "logit": line.logit,
     "lu_linear": layers.lu_linear,
     "maf": plane.maf,

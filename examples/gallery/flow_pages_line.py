@@ -61,6 +61,23 @@ def nsf(steps):
     return figure
 
 
+def log(_):
+    x = np.random.default_rng(0).lognormal(0.8, 0.9, 200_000)
+    figure, panels = plt.subplots(1, 3, figsize=(7.0, 2.4), layout="constrained")
+    flow = keras_nf.Log()
+    z = np.linspace(-3.5, 2.5, 500, dtype="float32")
+    panels[0].axhspan(0.0, 12.0, color=PALE)
+    panels[0].plot(z, np.asarray(flow(z[:, None]))[:, 0], color=BLUE, linewidth=1.8)
+    panels[0].text(-3.3, 10.5, "above the bound", fontsize=9)
+    panels[0].set(xlabel="$z$", ylabel="$x$", title="forward", ylim=(-1.5, 12.0))
+    panels[1].hist(x, np.linspace(0.0, 12.0, 80), density=True, color=SKY)
+    panels[1].set(xlabel="$x$", title="positive data", yticks=[], ylabel="density")
+    latents = np.asarray(flow.inverse(x[:, None].astype("float32")))[:, 0]
+    panels[2].hist(latents, 80, density=True, color=SKY)
+    panels[2].set(xlabel="$z$", title="their latents", yticks=[], ylabel="density")
+    return figure
+
+
 def logit(_):
     rng = np.random.default_rng(0)
     x = np.where(

@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 __all__ = [
+    "check_components",
     "check_condition",
     "check_floating",
     "check_result",
@@ -19,6 +20,16 @@ __all__ = [
 def title(flow):
     """Return how errors call a flow."""
     return f"{type(flow).__name__} '{flow.name}'"
+
+
+def check_components(flow, **ends):
+    """Refuse tuples of one number per component that have another size than the event."""
+    for name, end in ends.items():
+        if isinstance(end, tuple) and len(end) != flow.event_size:
+            raise ValueError(
+                f"`{name}` of {title(flow)} has {len(end)} numbers, but the event has "
+                f"{flow.event_size} components. Give one for each, or a single one for all."
+            )
 
 
 def to_events(flow, x, direction="inverse"):

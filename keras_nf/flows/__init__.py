@@ -12,6 +12,7 @@ from keras_nf.flows.coupling import AdditiveCoupling, AffineCoupling, Coupling, 
 from keras_nf.flows.dequantize import Dequantize
 from keras_nf.flows.diagonal import ActNorm, Scaling, Standardize
 from keras_nf.flows.invert import Invert
+from keras_nf.flows.log import Log
 from keras_nf.flows.logit import Logit
 from keras_nf.flows.lu_linear import LULinear
 from keras_nf.flows.multiscale import Multiscale
@@ -31,6 +32,7 @@ __all__ = [
     "InverseAutoregressive",
     "Invert",
     "LULinear",
+    "Log",
     "Logit",
     "MaskedAutoregressive",
     "Multiscale",

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_nf.flow.arguments import title
+from keras_nf.arguments import as_config, numbers_of
+from keras_nf.flow.arguments import check_components
 from keras_nf.flow.contract import Flow
 
 __all__ = ["Logit"]
@@ -15,19 +16,7 @@ __all__ = ["Logit"]
 
 def _check_ends(low, high):
     """Return the ends as they go into a config, each a number or a tuple of one per component."""
-    ends = {"low": low, "high": high}
-    for name, end in ends.items():
-        try:
-            array = np.asarray(end)
-            is_valid = array.ndim <= 1 and array.size > 0 and array.dtype.kind in "iuf"
-        except ValueError:
-            is_valid = False
-        if not is_valid:
-            raise ValueError(
-                f"`{name}` must be a number, or a sequence with one number per component. "
-                f"Received: {end!r}."
-            )
-        ends[name] = array.astype("float64")
+    ends = {"low": numbers_of(low, "low"), "high": numbers_of(high, "high")}
     sizes = {array.size for array in ends.values() if array.ndim == 1}
     if len(sizes) > 1:
         raise ValueError(
@@ -40,7 +29,7 @@ def _check_ends(low, high):
         ends["low"],
         ends["high"],
     )
-    return [tuple(end.tolist()) if end.ndim else float(end) for end in ends.values()]
+    return [as_config(end) for end in ends.values()]
 
 
 def _check_components(are_right, expectation, low, high, advice=""):
@@ -173,12 +162,7 @@ class Logit(Flow):
 
     def build(self, inputs_shape, condition_shape=None):
         super().build(inputs_shape, condition_shape)
-        for name, end in (("low", self.low), ("high", self.high)):
-            if isinstance(end, tuple) and len(end) != self.event_size:
-                raise ValueError(
-                    f"`{name}` of {title(self)} has {len(end)} numbers, but the event has "
-                    f"{self.event_size} components. Give one for each, or a single one for all."
-                )
+        check_components(self, low=self.low, high=self.high)
 
     def _is_outside(self, y):
         # Comparisons with NaN are false.
