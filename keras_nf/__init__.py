@@ -44,7 +44,17 @@ from keras_nf.flows import (
 )
 from keras_nf.models import BitsPerDim, FlowModel, VariationalModel, export_saved_model
 from keras_nf.networks import MADE, MLP, AutoregressiveNetwork, ConvNet
-from keras_nf.recipes import glow, iaf, image_real_nvp, maf, nice, nsf, planar_flow, real_nvp
+from keras_nf.recipes import (
+    density_head,
+    glow,
+    iaf,
+    image_real_nvp,
+    maf,
+    nice,
+    nsf,
+    planar_flow,
+    real_nvp,
+)
 
 __version__ = "0.1.0"
 
@@ -83,6 +93,7 @@ __all__ = [
     "check_flow",
     "convert",
     "datasets",
+    "density_head",
     "elementwise",
     "export_saved_model",
     "glow",

@@ -706,6 +706,18 @@ CASES = [
         forward_evaluations=2,
     ),
     Case(
+        "recipe-density-head",
+        "density_head",
+        of(keras_nf.density_head, event_size=3, low=-2.0, high=3.0, bins=4, hidden_units=(8,)),
+        3,
+        weights=8,
+        fixed=3,
+        conditional=True,
+        inverse_evaluations=2,
+        forward_evaluations=None,
+        data=(-1.9, 2.9),
+    ),
+    Case(
         "recipe-glow",
         "glow",
         of(keras_nf.glow, event_shape=(2, 4, 1), levels=2, steps=1, seed=5, **SMALL),

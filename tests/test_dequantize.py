@@ -47,19 +47,31 @@ def model_of_pixels(metrics=(), **kwargs):
     return model
 
 
-@pytest.mark.parametrize("levels", [2, 100, 256])
-def test_evaluation_maps_integers_to_the_centres_of_bins(levels):
-    flow = keras_nf.Dequantize(levels, dtype="float64")
-    x = np.arange(levels)[:, None] * np.ones(3, int)
+@pytest.mark.parametrize(("levels", "low"), [(2, 0), (100, 0), (256, 0), (6, 3), (20, -7)])
+def test_evaluation_maps_integers_to_the_centres_of_bins(levels, low):
+    flow = keras_nf.Dequantize(levels, low=low, dtype="float64")
+    x = low + np.arange(levels)[:, None] * np.ones(3, int)
     z, log_det = flow.inverse_and_log_det(x)
-    np.testing.assert_allclose(z, (x + 0.5) / levels, rtol=1e-15)
+    np.testing.assert_allclose(z, (x - low + 0.5) / levels, rtol=1e-15)
     np.testing.assert_allclose(log_det, np.full(levels, -3.0 * np.log(levels)), rtol=1e-15)
     y, back = flow.forward_and_log_det(z)
     np.testing.assert_allclose(y, x, atol=1e-13)
     np.testing.assert_array_equal(back, -log_det)
     np.testing.assert_array_equal(
-        flow.forward([[0.0, 0.5, 1.0]]), [[-0.5, 0.5 * levels - 0.5, levels - 0.5]]
+        flow.forward([[0.0, 0.5, 1.0]]),
+        [[low - 0.5, low + 0.5 * levels - 0.5, low + levels - 0.5]],
     )
+
+
+@pytest.mark.parametrize("low", [0.0, 1.5, True, "0"])
+def test_least_level_that_is_no_integer(low):
+    with pytest.raises(ValueError, match="`low` must be an integer"):
+        keras_nf.Dequantize(4, low=low)
+
+
+def test_levels_far_from_zero_need_digits():
+    with pytest.raises(ValueError, match="Received: 4, from 16000000 on"):
+        keras_nf.Dequantize(4, low=16_000_000)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

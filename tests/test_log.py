@@ -69,5 +69,5 @@ def test_bounds_that_are_none(low, words):
 
 
 def test_bounds_for_another_event():
-    with pytest.raises(ValueError, match="`low` of Log .* has 2 numbers, but the event has 3"):
+    with pytest.raises(ValueError, match=r"`low` of Log .* has 2 numbers, but the event has 3"):
         keras_nf.Log((0.0, 1.0)).inverse(np.ones((1, 3), "float32"))

@@ -85,6 +85,15 @@ def test_quantiles_undo_the_distribution_function(head, conditional):
     assert np.all(np.diff(x, axis=0) > 0.0)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_beyond_what_the_flow_reaches(mirrored):
+    """All of the probability lies on one side of what is out of reach."""
+    flows = [keras_nf.Scaling(), *([Mirror()] if mirrored else []), keras_nf.Logit(1.0, 3.0)]
+    model = model_of(flows)
+    x = np.array([[-5.0], [0.5], [3.5], [99.0], [np.nan]], "float32")
+    np.testing.assert_array_equal(model.cdf(x), [0.0, 0.0, 1.0, 1.0, np.nan])
+
+
 def test_samples_have_the_quantiles():
     model = model_of([spline(), Mirror()])
     draws = model.sample(20_000, seed=0).numpy()

@@ -9,15 +9,22 @@ __all__ = ["cdf", "check_probabilities", "has_quantiles", "quantile"]
 def cdf(base, flow, y, **kwargs):
     """Return P(Y <= y) for y of shape `(..., 1)` and Y = flow(Z), Z of the base."""
     marginal = _marginal(base, flow)
-    below = marginal.cdf(flow.inverse(y, **kwargs))[..., 0]
-    return tf.where(_increases(base, flow, kwargs), below, 1.0 - below)
+    z = flow.inverse(y, **kwargs)
+    first, last, increases = _two_points(base, flow, kwargs)
+    below = marginal.cdf(z)[..., 0]
+    below = tf.where(increases, below, 1.0 - below)
+    if flow.reaches_everything:
+        return below
+    # What no latent reaches lies on either side of all that some latent does.
+    beyond = tf.cast(y > 0.5 * first + 0.5 * last, y.dtype)[..., 0]
+    return tf.where(tf.math.is_inf(z)[..., 0], beyond, below)
 
 
 def quantile(base, flow, p, **kwargs):
     """Return the y of shape `(..., 1)` with P(Y <= y) = p, for p of shape `(...)`."""
     marginal = _marginal(base, flow)
     p = check_probabilities(p, flow.dtype)
-    p = tf.where(_increases(base, flow, kwargs), p, 1.0 - p)
+    p = tf.where(_two_points(base, flow, kwargs)[2], p, 1.0 - p)
     return flow.forward(marginal.quantile(p[..., None]), **kwargs)
 
 
@@ -51,9 +58,13 @@ def _marginal(base, flow):
     return base.distribution
 
 
-def _increases(base, flow, kwargs):
-    """Return whether the map of the one component increases, which each condition may decide."""
-    # Any two points tell: a continuous invertible map of a line is monotonic.
+def _two_points(base, flow, kwargs):
+    """Return the images of two latents, and whether the map of the one component increases.
+
+    Each condition may decide. Any two points tell: a continuous invertible map of a line is
+    monotonic.
+    """
     first, last = tf.unstack(base.sample(2, seed=(0, 0)))
-    difference = flow.forward(last, **kwargs) - flow.forward(first, **kwargs)
-    return ((difference > 0.0) == (last > first))[..., 0]
+    images = flow.forward(first, **kwargs), flow.forward(last, **kwargs)
+    increases = ((images[1] - images[0] > 0.0) == (last > first))[..., 0]
+    return *images, increases

@@ -1,6 +1,7 @@
 """Dequantize: integers, made continuous by uniform noise in training."""
 
 import math
+import numbers
 from typing import Any
 
 import keras
@@ -18,12 +19,12 @@ __all__ = ["Dequantize"]
 
 @keras.saving.register_keras_serializable("keras_nf")
 class Dequantize(Flow):
-    """Integers from 0 to levels - 1 as points of the unit interval, with noise in training.
+    """Integers from low to low + levels - 1 as points of the unit interval, with noise in training.
 
-    x = levels z - 1/2, so log|det dx/dz| = n log(levels) for n components: integers are the centres
-    of bins of width one, which fill (-1/2, levels - 1/2), the image of (0, 1). Both directions are
-    cheap. It stands last in a chain, behind a `Logit` where the base is not on the unit interval.
-    Such a chain, and its models, take integers as they are, as images in uint8.
+    x = levels z + low - 1/2, so log|det dx/dz| = n log(levels) for n components: integers are the
+    centres of bins of width one, which fill the image of (0, 1). Both directions are cheap. It
+    stands last in a chain, behind a `Logit` where the base is not on the unit interval. Such a
+    chain, and its models, take integers as they are, as images in uint8.
 
     In training, by `fit` or another call of Keras with `training=True`, the `inverse` first adds
     noise u to x, uniform on (-1/2, 1/2) and fresh in every step. The mean of log p(x + u) is a
@@ -33,10 +34,12 @@ class Dequantize(Flow):
     at the centres of their bins, and the two directions are inverses. With `always=True` each
     evaluation is a draw of the bound.
 
-    Samples are continuous: `np.clip(np.round(x), 0, levels - 1)` makes integers of them.
+    Samples are continuous: `np.clip(np.round(x), low, low + levels - 1)` makes integers of them. Of
+    a single component P(k) = `cdf(k + 1/2) - cdf(k - 1/2)` is exact.
 
     Args:
       levels: number of levels, at least 2.
+      low: the least of them, an integer.
       always: whether `inverse` adds noise in evaluation too, so that it is no exact inverse then.
       seed: integer that fixes the noise; `None` draws one. How many times noise was drawn is a
         weight, and saved: after loading, training goes on with fresh noise.
@@ -47,7 +50,8 @@ class Dequantize(Flow):
     Output shape: the same; log-determinants have shape `(...)`.
 
     Raises:
-      ValueError: if `levels` is no integer of at least 2, or has too many digits for the dtype.
+      ValueError: if `levels` is no integer of at least 2, `low` is none, or the levels have too
+        many digits for the dtype.
 
     Example:
 
@@ -65,19 +69,30 @@ class Dequantize(Flow):
     """
 
     def __init__(
-        self, levels: int = 256, *, always: bool = False, seed: int | None = None, **kwargs: Any
+        self,
+        levels: int = 256,
+        *,
+        low: int = 0,
+        always: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(is_constant_jacobian=True, **kwargs)
         self.levels, self.always = check_count(levels, "levels"), bool(always)
+        if isinstance(low, bool) or not isinstance(low, numbers.Integral):
+            raise ValueError(f"`low` must be an integer. Received: {low!r}.")
+        self.low = int(low)
         self.seed = draw_seed() if seed is None else int(seed)
         one = self.dtype.as_numpy_dtype(1.0)
         digits = -round(math.log2(np.nextafter(one, one + one) - one))
         # Binary digits that are left for the place in a bin, of which the last marks a middle.
-        digits -= (self.levels - 1).bit_length() + 1
+        largest = max(self.levels - 1, abs(self.low), abs(self.low + self.levels - 1))
+        digits -= largest.bit_length() + 1
         if self.levels < 2 or digits < 4:
             raise ValueError(
                 f"`levels` must be an integer of at least 2, whose levels {self.dtype.name} can "
-                f"divide in 16 or more parts. Received: {levels!r}. Pass dtype='float64' for many."
+                f"divide in 16 or more parts. Received: {levels!r}, from {self.low} on. Pass "
+                "dtype='float64' for many."
             )
         self._parts = 2.0**digits
         self._phase = TrainingPhase()
@@ -98,12 +113,12 @@ class Dequantize(Flow):
         )
 
     def _forward_and_log_det(self, x, condition=None):
-        return self.levels * x - 0.5, self._log_det(x, 1.0)
+        return self.levels * x + (self.low - 0.5), self._log_det(x, 1.0)
 
     def _inverse_and_log_det(self, y, condition=None):
         is_noisy = self.always or self._phase(y) or is_adapting()
         place = self._draw_places(y) if is_noisy else 0.5
-        return (y + place) / self.levels, self._log_det(y, -1.0)
+        return (y - self.low + place) / self.levels, self._log_det(y, -1.0)
 
     def _log_det(self, x, sign):
         return self._constant_log_det(x, sign * self.event_size * math.log(self.levels))
@@ -123,5 +138,10 @@ class Dequantize(Flow):
         return (ops.floor(noise * self._parts) + 0.5) / self._parts
 
     def get_config(self):
-        config = {"levels": self.levels, "always": self.always, "seed": self.seed}
-        return {**super().get_config(), **config}
+        return {
+            **super().get_config(),
+            "levels": self.levels,
+            "low": self.low,
+            "always": self.always,
+            "seed": self.seed,
+        }
