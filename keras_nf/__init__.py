@@ -42,7 +42,16 @@ from keras_nf.flows import (
     Squeeze,
     Standardize,
 )
-from keras_nf.models import BitsPerDim, FlowModel, VariationalModel, export_saved_model
+from keras_nf.models import (
+    CRPS,
+    BitsPerDim,
+    Coverage,
+    DensityHead,
+    FlowModel,
+    PinballLoss,
+    VariationalModel,
+    export_saved_model,
+)
 from keras_nf.networks import MADE, MLP, AutoregressiveNetwork, ConvNet
 from keras_nf.recipes import (
     density_head,
@@ -59,6 +68,7 @@ from keras_nf.recipes import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CRPS",
     "MADE",
     "MLP",
     "ActNorm",
@@ -71,6 +81,8 @@ __all__ = [
     "Chain",
     "ConvNet",
     "Coupling",
+    "Coverage",
+    "DensityHead",
     "Dequantize",
     "Flow",
     "FlowModel",
@@ -82,6 +94,7 @@ __all__ = [
     "MaskedAutoregressive",
     "Multiscale",
     "Permute",
+    "PinballLoss",
     "Planar",
     "Scaling",
     "SplineAutoregressive",

@@ -419,7 +419,7 @@ def test_large_inputs_give_finite_gradients(case):
 
 def is_fresh_identity(case):
     others = ("Permute", "Log", "Logit", "Dequantize", "BatchNormalization", "Planar")
-    others += ("planar_flow",)
+    others += ("planar_flow", "density_head")
     # An image is put together anew.
     same_shape = case.data_shape == case.base_shape
     return (

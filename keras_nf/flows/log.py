@@ -52,15 +52,12 @@ class Log(Flow):
 
     def __init__(self, low: float | Sequence[float] = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        low = numbers_of(low, "low")
-        dtype = self.dtype.as_numpy_dtype
+        ends, dtype = numbers_of(low, "low"), self.dtype.as_numpy_dtype
+        self.low = as_config(ends)
         with np.errstate(over="ignore"):
-            self._low = low.astype(dtype)
+            self._low = ends.astype(dtype)
         if not np.isfinite(self._low).all():
-            raise ValueError(
-                f"`low` must be finite in {self.dtype.name}. Received: {as_config(low)!r}."
-            )
-        self.low = as_config(low)
+            raise ValueError(f"`low` must be finite in {self.dtype.name}. Received: {self.low!r}.")
         # The first number above the bound that is not flushed to zero, and the last one.
         tiny = dtype(4.0 / float(self.dtype.max))
         self._first = np.maximum(np.nextafter(self._low, dtype(np.inf)), self._low + tiny)

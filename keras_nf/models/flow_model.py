@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_nf.arguments import batch_shape, check_count
@@ -15,6 +16,7 @@ from keras_nf.models.alarm import with_alarm
 from keras_nf.models.batches import specs_of, to_arrays, to_batches
 from keras_nf.models.density import DensityModel
 from keras_nf.models.pipeline import split_rows
+from keras_nf.models.quantile_metrics import QuantileMetric
 from keras_nf.models.replicas import as_one_batch
 
 __all__ = ["FlowModel"]
@@ -95,6 +97,10 @@ class FlowModel(DensityModel):
                 "FlowModel trains by maximum likelihood and takes no loss. Received: "
                 f"loss={loss!r}. Leave it out, or put the flow into a keras.Model of your own."
             )
+        given = keras.tree.flatten([kwargs.get("metrics"), kwargs.get("weighted_metrics")])
+        quantile_metrics = [metric for metric in given if isinstance(metric, QuantileMetric)]
+        # A function, for Keras would track once more what it finds in a list.
+        self._quantile_metrics = lambda: quantile_metrics
         super().compile(optimizer, loss=negative_log_likelihood, jit_compile=jit_compile, **kwargs)
         # Planar flows search for roots, and splines for bins, by many small operations, which XLA
         # merges on a CPU too. The other conditions are those on which Keras chooses XLA on an
@@ -251,7 +257,17 @@ class FlowModel(DensityModel):
         return as_one_batch(loss, tf.shape(y_pred)[0])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, split_inputs(x)[0], y_pred, sample_weight)
+        data, condition = split_inputs(x)
+        for metric in self._quantile_metrics():
+            if not self.has_exact_quantiles:
+                raise ValueError(
+                    f"{metric.name!r} needs quantiles, which are known of events of one component "
+                    f"on a base of independent ones. Received: events of shape "
+                    f"{self.flow.event_shape}, base {self.base!r}. Leave the metric out."
+                )
+            quantiles = tf.transpose(self._at_levels(np.array(metric.levels), condition)[..., 0])
+            metric.give(tf.broadcast_to(quantiles, (tf.shape(y_pred)[0], len(metric.levels))))
+        return super().compute_metrics(x, data, y_pred, sample_weight)
 
 
 _NO_TARGETS = (

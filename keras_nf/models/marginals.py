@@ -163,11 +163,18 @@ class Marginals:
     def _draws(self, number, condition, seed):
         return self.sample(check_count(number, "draws"), condition, seed)
 
-    def _at_levels(self, levels, condition, **kwargs):
+    def _at_levels(self, levels, condition=None, draws=1000, seed=None):
         """Return quantiles with an axis for the levels in front of the batch of conditions."""
-        encoded = self.encode(condition)
-        rank = 0 if encoded is None else len(encoded.shape) - 1
-        return self.quantile(levels.reshape(-1, *[1] * rank), condition, **kwargs)
+        if not self.has_exact_quantiles:
+            x = self._draws(draws, condition, seed)
+            event_shape = self.distribution.event_shape
+            axes = len(x.shape) - 1 - len(event_shape)
+            p = univariate.check_probabilities(levels.reshape(-1, *[1] * axes), x.dtype)
+            return _quantiles(x, p, event_shape)
+        condition = self.encode(condition)
+        axes = 0 if condition is None else len(condition.shape) - 1
+        p = levels.reshape(-1, *[1] * axes)
+        return self.distribution.quantile(p, condition=condition)
 
     def _moments(self, condition, draws=1000, seed=None):
         if self.has_exact_quantiles:

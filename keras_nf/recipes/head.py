@@ -12,7 +12,7 @@ from keras_nf.flows.diagonal import Standardize
 from keras_nf.flows.log import Log
 from keras_nf.flows.logit import Logit
 
-__all__ = ["density_head"]
+__all__ = ["density_head", "targets"]
 
 
 def density_head(
@@ -83,13 +83,13 @@ def density_head(
         # A single layer, whose scale may be far from that of all targets.
         MaskedAutoregressive(log_scale_bound=7.0, shift_first=False, **options),
         Standardize(dtype=dtype),
-        *_targets(low, high, integers, dtype),
+        *targets(low, high, integers, dtype),
     ]
     return Chain(flows, event_size=event_size, dtype=dtype, **kwargs)
 
 
-def _targets(low, high, integers, dtype) -> list[Flow]:
-    """Return the flows from the real line to the targets."""
+def targets(low, high, integers, dtype) -> list[Flow]:
+    """Return the flows between the real line and targets of a kind; see `density_head`."""
     if integers and not all(isinstance(end, numbers.Integral) for end in (low, high)):
         raise ValueError(
             "Targets that are integers need the least and the largest of them, as integers. "
