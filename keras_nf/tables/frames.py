@@ -51,7 +51,7 @@ def columns_of(frame: Any) -> tuple[str, dict[str, Any]]:
         columns = {name: frame.iloc[:, place] for place, name in enumerate(names)}
     elif isinstance(frame, Mapping):
         holder, names = "dict", list(frame)
-        columns = {name: np.asarray(column) for name, column in frame.items()}
+        columns = {name: np.asanyarray(column) for name, column in frame.items()}
     elif isinstance(frame, np.ndarray) and frame.dtype.names:
         holder, names = "structured", list(frame.dtype.names)
         columns = {name: frame[name] for name in names}
@@ -78,7 +78,9 @@ def columns_of(frame: Any) -> tuple[str, dict[str, Any]]:
 def to_frame(holder: str, columns: dict[str, Any]) -> Any:
     """Return columns in what held them."""
     if holder == "frame":
-        return pandas().DataFrame(columns)
+        # Objects stay objects, of which pandas 3 makes strings by itself.
+        series = {name: pandas().Series(c, dtype=c.dtype) for name, c in columns.items()}
+        return pandas().DataFrame(series)
     if holder == "dict":
         return columns
     dtype = [(name, column.dtype) for name, column in columns.items()]

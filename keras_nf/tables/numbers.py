@@ -53,7 +53,7 @@ class Number(Column):
                 "rows, or fit on rows that have some."
             )
         x = column.values[present]
-        check_range(self.name, x, self.low, self.high, self.step)
+        check_numbers(self.name, x, self.low, self.high, self.step)
         z = rng.standard_normal((len(present), 1)).astype("float32")
         z[present, 0] = self._draw(x, rng)
         if self.missing is None:
@@ -116,12 +116,7 @@ def fit_number(name: str, column: Values, step: float | None, bounds: Any) -> Nu
         return None
     if step is None:
         warn_of_repetition(name, x)
-    elif not on_grid(np.append(x, [end for end in bounds if end is not None]), step):
-        raise ValueError(
-            f"Column {name!r} has numbers, or bounds, that are no multiples of its step, {step:g}. "
-            "Give a smaller step, or round them."
-        )
-    check_range(name, x, low, high, step)
+    check_numbers(name, x, low, high, step)
     line = to_line(x, *ends_of(low, high, step))
     share = float(column.missing.mean()) or None
     return Number(name, column.dtype, float(line.mean()), float(line.std()), low, high, step, share)
@@ -144,7 +139,13 @@ def on_grid(x, step):
     return bool((np.abs(places - np.rint(places)) <= 1e-3 + 2e-7 * np.abs(places)).all())
 
 
-def check_range(name, x, low, high, step):
+def check_numbers(name, x, low, high, step):
+    ends = [end for end in (low, high) if end is not None]
+    if step is not None and not on_grid(np.append(x, ends), step):
+        raise ValueError(
+            f"Column {name!r} has numbers, or bounds, that are no multiples of its step, {step:g}. "
+            "Give a smaller step, or round them."
+        )
     # Numbers with a step may lie on their bounds, where they have half a step of room.
     low, high = ends_of(low, high, step)
     is_out = np.zeros(len(x), bool)

@@ -92,6 +92,5 @@ class Race(_Regions):
 
     def codes(self, z):
         with np.errstate(divide="ignore"):
-            below = np.log(_upper(-z))
-        times = np.where(z > 0.0, -np.log1p(-_upper(z)), -below)
+            times = np.where(z > 0.0, -np.log1p(-_upper(z)), -np.log(_upper(-z)))
         return np.argmin(times / self.probabilities, axis=1)
