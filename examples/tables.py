@@ -50,10 +50,12 @@ def split(frame, seed):
     return [frame.iloc[rows].reset_index(drop=True) for rows in np.split(order, ends)]
 
 
-def make_preparation(encoding):
+def make_preparation(encoding, ordinal):
+    """Say what the numbers are; categories speak for themselves."""
     steps = {"carat": 0.01, "depth": 0.1, "table": 0.1, **dict.fromkeys(SIZES, 0.01)}
-    bounds = dict.fromkeys(["carat", "price", *SIZES], (0, None))
-    return TablePreparation(categorical=encoding, steps=steps, bounds=bounds)
+    bounds = {"carat": (0, 6), "table": (40, 100), **dict.fromkeys(["price", *SIZES], (0, None))}
+    categorical = {**dict.fromkeys(GRADES, encoding), **dict.fromkeys(ordinal, "ordinal")}
+    return TablePreparation(categorical=categorical, steps=steps, bounds=bounds)
 
 
 def train(z, z_val, arguments):
@@ -63,7 +65,7 @@ def train(z, z_val, arguments):
     )
     model = keras_nf.FlowModel(flow)
     steps = arguments.epochs * -(-len(z) // 512)
-    rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=5.0))
     model.fit(
         z,
@@ -156,7 +158,10 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="npz file with x and columns")
     parser.add_argument("--out", type=Path, default=Path("tables"), help="folder for the results")
     parser.add_argument("--encoding", choices=["ordinal", "one_hot"], default="ordinal")
-    parser.add_argument("--epochs", type=int, default=12, help="epochs of four draws of each row")
+    parser.add_argument(
+        "--ordinal", nargs="*", default=["carat", "table"], help="numbers that prefer round values"
+    )
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of four draws of each row")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--rows", type=int, help="use the first of the shuffled rows alone")
     parser.add_argument("--seed", type=int, default=0)
@@ -166,7 +171,7 @@ def main():
 
     rows = read(arguments.data).sample(frac=1.0, random_state=arguments.seed)
     x_train, x_val, x_test = split(rows[: arguments.rows], arguments.seed)
-    preparation = make_preparation(arguments.encoding).fit(x_train)
+    preparation = make_preparation(arguments.encoding, arguments.ordinal).fit(x_train)
     z = np.concatenate([preparation.transform(x_train, seed=seed) for seed in range(4)])
     print(f"{len(x_train)} rows to train on, {preparation.event_size} components:")
     print(", ".join(preparation.components))

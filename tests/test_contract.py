@@ -74,7 +74,7 @@ ROWS = [
     ["convert/arrays.py", "convert/maps.py"],
     ["inputs.py", "layout.py"],
     ["models/alarm.py", "models/replicas.py"],
-    ["tables/frames.py", "tables/regions.py"],
+    ["tables/frames.py", "tables/grid.py", "tables/regions.py"],
     ["tables/columns.py"],
     ["tables/labels.py", "tables/numbers.py"],
     ["tables/preparation.py"],

@@ -43,6 +43,20 @@ COLUMNS = {
     ),
     "cents": (CENTS, {"steps": {"column": 0.01}}, 1),
     "float32 cents": (CENTS.astype("float32"), {"steps": {"column": 0.01}}, 1),
+    "ordinal cents": (
+        CENTS.astype("float32"),
+        {"steps": {"column": 0.01}, "categorical": {"column": "ordinal"}},
+        1,
+    ),
+    "ordinal gap": (
+        np.where(GAPS, np.nan, CENTS),
+        {
+            "steps": {"column": 0.01},
+            "categorical": {"column": "ordinal"},
+            "bounds": {"column": (0, None)},
+        },
+        1,
+    ),
     "cents between": (CENTS, {"steps": {"column": 0.01}, "bounds": {"column": (0, 20)}}, 1),
     "eighths": (DIGITS / 8.0, {"steps": {"column": 0.125}}, 1),
     "thirds": (DIGITS * (1.0 / 3.0), {"steps": {"column": 1.0 / 3.0}}, 1),
@@ -175,11 +189,18 @@ def test_noise_is_that_of_the_seed():
     frame = mixed_table()
     preparation = mixed_preparation().fit(frame)
     z = preparation.transform(frame, seed=3)
-    again = preparation.transform(frame, seed=np.random.default_rng(3))
-    np.testing.assert_array_equal(z, again)
+    np.testing.assert_array_equal(z, preparation.transform(frame, seed=3))
+    draws = [preparation.transform(frame, seed=np.random.default_rng(3)) for _ in range(2)]
+    np.testing.assert_array_equal(*draws)
     other = preparation.transform(frame, seed=4)
     # Numbers without a step have none.
     assert [(z != other).mean(axis=0)[i] > 0.1 for i in range(z.shape[1])] == [False] + [True] * 7
+
+
+def test_noise_is_not_that_of_a_table_of_the_same_seed():
+    letters = np.random.default_rng(5).choice(["a", "b", "c"], 2000)
+    z = TablePreparation().fit({"x": letters}).transform({"x": letters}, seed=5)
+    assert stats.kstest(z[:, 0], "norm").pvalue > 1e-3
 
 
 def test_columns_may_come_in_another_order():
@@ -287,6 +308,21 @@ def test_probabilities_of_a_dependent_table_sum_to_one(encoding):
         assert bound < np.log(estimate)
         total += estimate
     np.testing.assert_allclose(total, 1.0, atol=0.02)
+
+
+def test_multiples_of_a_step_have_their_shares():
+    x = np.array([0.0, 0.2, 0.2, 0.8, np.nan])
+    preparation = TablePreparation(
+        categorical={"x": "ordinal"}, steps={"x": 0.2}, bounds={"x": (0, 1.2)}
+    ).fit({"x": x})
+    # Those between that do not occur count once: 0.4, 0.6, 1.0 and 1.2.
+    for value, count in zip([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2], [1, 2, 1, 1, 1, 1, 1]):
+        estimate, bound = probability(preparation, {"x": [value]}, log_normal, 5)
+        np.testing.assert_allclose([estimate, np.exp(bound)], count / 9 / 0.2, rtol=1e-5)
+    estimate, _ = probability(preparation, {"x": [np.nan]}, log_normal, 5)
+    np.testing.assert_allclose(estimate, 1 / 9, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"'x' has values that were not there in `fit`: \[1.4\]"):
+        preparation.transform({"x": [0.2, 1.4]})
 
 
 @pytest.mark.parametrize("step", [1.0, 0.25])
@@ -438,7 +474,22 @@ REFUSED_BY_FIT = {
     "bound": ({"a": [1, 2]}, {"bounds": {"a": (0.5, 3)}}, "or bounds, that are no multiples"),
     "outside": ({"a": [0.0, 2.0]}, {"bounds": {"a": (0, 3)}}, "1 of 2 values outside.*such as 0"),
     "above": ({"a": [1, 4]}, {"bounds": {"a": (0, 3)}}, "'a' has 1 of 2 .*such as 4"),
-    "label bounds": ({"a": ["x", "y"]}, {"bounds": {"a": (0, 3)}}, "have neither step nor bounds"),
+    "ordinal": (
+        {"a": [1, 2, 3]},
+        {"categorical": {"a": "ordinal"}, "bounds": {"a": (1, 2)}, "steps": {"a": 1}},
+        "'a' has values outside of its bounds, .1.0, 2.0",
+    ),
+    "ordinal bounds": (
+        {"a": [1, 2]},
+        {"categorical": {"a": "ordinal"}, "bounds": {"a": (0, None)}},
+        "'a' holds categories. A step",
+    ),
+    "one-hot step": (
+        {"a": [1, 2]},
+        {"categorical": {"a": "one_hot"}, "steps": {"a": 1}},
+        "'a' holds categories. A step",
+    ),
+    "label bounds": ({"a": ["x", "y"]}, {"bounds": {"a": (0, 3)}}, "'a' holds categories. A step"),
 }
 
 
@@ -470,7 +521,7 @@ def changed(**columns):
 
 REFUSED_BY_TRANSFORM = {
     "lacking": (mixed_table().drop(columns="count"), r"It lacks \['count'\]"),
-    "extra": (changed(more=1), r"and \['more'\] are not known"),
+    "extra": (changed(more=1), r"unknown are \['more'\]"),
     "gap": (changed(number=np.where(GAPS, np.nan, NORMAL)), "'number' has missing values, and had"),
     "unknown": (changed(letter=np.where(GAPS, "z", LETTERS)), r"'letter' has values .*\['z'\]"),
     "missing": (changed(letter=with_gaps(LETTERS, "str")), r"'letter' .*\['a missing one'\]"),
@@ -492,7 +543,7 @@ def test_transform_refuses(table, words):
 
 def test_points_are_checked():
     preparation = mixed_preparation().fit(mixed_table())
-    with pytest.raises(ValueError, match=r"the shape \(rows, 8\). Received: shape \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"the shape \(rows, 8\). Received: \(3, 2\)"):
         preparation.inverse_transform(np.zeros((3, 2)))
     z = np.zeros((3, 8))
     z[1, 1] = np.nan

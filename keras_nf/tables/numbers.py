@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_nf.tables.columns import Column
 from keras_nf.tables.frames import Values
+from keras_nf.tables.grid import check_grid, multiples
 from keras_nf.tables.regions import Intervals, draw_decodable, log_normal
 
 __all__ = ["Number", "fit_number"]
@@ -133,19 +134,9 @@ def warn_of_repetition(name, x):
         )
 
 
-def on_grid(x, step):
-    places = x / step
-    # What float32 rounds is no fault of the numbers.
-    return bool((np.abs(places - np.rint(places)) <= 1e-3 + 2e-7 * np.abs(places)).all())
-
-
 def check_numbers(name, x, low, high, step):
-    ends = [end for end in (low, high) if end is not None]
-    if step is not None and not on_grid(np.append(x, ends), step):
-        raise ValueError(
-            f"Column {name!r} has numbers, or bounds, that are no multiples of its step, {step:g}. "
-            "Give a smaller step, or round them."
-        )
+    if step is not None:
+        check_grid(name, np.append(x, [end for end in (low, high) if end is not None]), step)
     # Numbers with a step may lie on their bounds, where they have half a step of room.
     low, high = ends_of(low, high, step)
     is_out = np.zeros(len(x), bool)
@@ -186,10 +177,3 @@ def log_slope(y, low, high):
     if high is None:
         return y
     return math.log(high - low) - np.logaddexp(0.0, y) - np.logaddexp(0.0, -y)
-
-
-def multiples(codes, step):
-    """Return codes times the step, as close to its decimals as floats are: 0.35, not 35 * 0.01."""
-    decimals = max(0, 4 - math.floor(math.log10(step)))
-    x = codes * step
-    return np.round(x, decimals) if round(step, decimals) == step else x

@@ -45,7 +45,9 @@ class TablePreparation:
 
     Args:
       categorical: encoding of categories, `"ordinal"` or `"one_hot"`; or a dictionary of them by
-        the names of columns. Columns of numbers that are in it are categories too.
+        the names of columns. Columns of numbers that are in it are categories too: those that
+        occur, or with a step all its multiples between the smallest and the largest, or between
+        bounds. That suits numbers of which some, such as round ones, are far more frequent.
       steps: by the names of columns of floats, what their values are multiples of, such as 0.01.
       bounds: by the names of columns, a lower and an upper bound, each a number or `None`. Numbers
         lie between them; those of a step, and integers, may be equal to them.
@@ -125,8 +127,7 @@ class TablePreparation:
         unknown = [n for n in (*self._named, *self.steps, *self.bounds) if n not in columns]
         if unknown:
             raise ValueError(
-                f"The arguments of {type(self).__name__} name columns that the table lacks: "
-                f"{unknown}. It has {list(columns)}."
+                f"Arguments name columns that the table lacks: {unknown}. It has {list(columns)}."
             )
         fitted = [self._fit_column(name, column) for name, column in columns.items()]
         if not any(column.components for column in fitted):
@@ -134,31 +135,33 @@ class TablePreparation:
         self._holder, self._columns = holder, fitted
         return self
 
-    def _fit_column(self, name, column) -> Column:
+    def _fit_column(self, name, column):
         column = read_column(name, column)
         if not len(column.values):
             raise ValueError("The table has no rows to fit on.")
+        step, bounds = self.steps.get(name), self.bounds.get(name, (None, None))
         if name in self._named or not column.is_number:
-            if name in self.steps or name in self.bounds:
+            one_hot = self._named.get(name, self._otherwise) == "one_hot"
+            is_ordered = column.is_number and not one_hot and step is not None
+            if not is_ordered and (step is not None or bounds != (None, None)):
                 raise ValueError(
-                    f"Column {name!r} holds categories, which have neither step nor bounds."
+                    f"Column {name!r} holds categories. A step, and bounds beside it, are for "
+                    "ordinal ones of numbers."
                 )
             seen = {*column.values[~column.missing].tolist()}
-            if len(seen) + bool(column.missing.any()) == 1:
-                return Constant.fit(name, column, self.constant == "drop")
-            one_hot = self._named.get(name, self._otherwise) == "one_hot"
-            return Labels.fit(name, column, one_hot)
-        step = self.steps.get(name, 1.0 if column.dtype["is_integer"] else None)
-        number = fit_number(name, column, step, self.bounds.get(name, (None, None)))
-        return number or Constant.fit(name, column, self.constant == "drop")
+            is_varied = len(seen) + bool(column.missing.any()) > 1
+            fitted = Labels.fit(name, column, one_hot, step, bounds) if is_varied else None
+        else:
+            step = step or float(column.dtype["is_integer"]) or None
+            fitted = fit_number(name, column, step, bounds)
+        return fitted or Constant.fit(name, column, self.constant == "drop")
 
     def transform(self, frame: Any, *, seed: Any = None) -> np.ndarray:
         """Return rows as points of the flow's space.
 
         Args:
           frame: a table with the columns that `fit` saw, in any order.
-          seed: an integer or a `numpy.random.Generator` for the noise; `None` draws one. Train on
-            several draws, or on fresh ones in each epoch.
+          seed: an integer or a `numpy.random.Generator` for the noise; `None` draws one.
 
         Returns:
           An array of float32 of shape `(rows, event_size)`.
@@ -172,10 +175,11 @@ class TablePreparation:
         extra = [name for name in columns if name not in {c.name for c in self._columns}]
         if lacking or extra:
             raise ValueError(
-                f"The table must have the columns of `fit`. It lacks {lacking}, and {extra} are "
-                "not known."
+                f"A table must have the columns of `fit`. It lacks {lacking}; unknown are {extra}."
             )
-        rng = np.random.default_rng(seed)
+        # A stream of its own: a table that was drawn with the same seed is independent of it.
+        own = isinstance(seed, np.random.Generator)
+        rng = seed if own else np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
         read = [read_column(column.name, columns[column.name]) for column in self._columns]
         parts = [column.transform(values, rng) for column, values in zip(self._columns, read)]
         return np.concatenate(parts, axis=1)
@@ -213,11 +217,9 @@ class TablePreparation:
 
     def _parts(self, z):
         self._check_fitted()
-        z = np.asarray(z)
-        if z.ndim != 2 or z.shape[1] != self.event_size:
-            raise ValueError(
-                f"Points must have the shape (rows, {self.event_size}). Received: shape {z.shape}."
-            )
+        z, size = np.asarray(z), self.event_size
+        if z.ndim != 2 or z.shape[1] != size:
+            raise ValueError(f"Points must have the shape (rows, {size}). Received: {z.shape}.")
         if not np.isfinite(z).all():
             number = int((~np.isfinite(z).all(axis=1)).sum())
             raise ValueError(f"Points must be finite. Received: {number} of {len(z)} that are not.")
