@@ -1,9 +1,9 @@
 """TablePreparation: a table of any columns as events of a flow, and back."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -247,14 +247,13 @@ class TablePreparation:
 
     def get_config(self) -> dict[str, Any]:
         """Return arguments and what `fit` learned, as JSON can hold it."""
-        columns = [{"kind": type(c).__name__, **dataclasses.asdict(c)} for c in self._columns]
         return {
             "categorical": self._named or self._otherwise,
             "steps": self.steps,
             "bounds": {name: list(ends) for name, ends in self.bounds.items()},
             "constant": self.constant,
             "holder": self._holder,
-            "columns": columns,
+            "columns": [{"kind": type(c).__name__, **asdict(c)} for c in self._columns],
         }
 
     @classmethod
