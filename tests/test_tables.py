@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from processes import load_example
 from scipy import stats
 
 import keras_nf
@@ -566,3 +567,35 @@ def test_integers_that_float32_cannot_tell_apart_are_refused():
 def test_repeated_numbers_are_told_of():
     with pytest.warns(UserWarning, match="Column 'a' repeats 9 numbers in 400 rows"):
         TablePreparation().fit({"a": DIGITS / 2.0})
+
+
+def test_the_example_prepares_and_compares(tmp_path, capsys):
+    example = load_example("tables")
+    rng = np.random.default_rng(0)
+    carat = np.round(rng.uniform(0.3, 2.0, 500), 2)
+    sizes = np.round(
+        6.5 * np.cbrt(carat[:, None]) * [1.0, 1.0, 0.6] + 0.05 * rng.random((500, 3)), 2
+    )
+    sizes[3, 2] = 0.0
+    grades = [rng.integers(0, number, 500) for number in (5, 7, 8)]
+    depth, table = np.round(rng.normal([61.7, 57.4], [1.4, 2.2], (500, 2)), 1).T
+    price = np.rint(4000.0 * carat**1.5)
+    names = ["carat", "cut", "color", "clarity", "depth", "table", "price", "x", "y", "z"]
+    x = np.stack([carat, *grades, depth, table, price, *sizes.T], axis=1).astype("float32")
+    np.savez(tmp_path / "diamonds.npz", x=x, columns=names)
+    frame = example.read(tmp_path / "diamonds.npz")
+    assert frame["z"].isna().sum() == 1
+    preparation = example.make_preparation("one_hot", ["carat", "table"]).fit(frame)
+    assert preparation.event_size == 6 + 20 + 2
+    z = preparation.transform(frame, seed=0)
+    back = preparation.inverse_transform(z)
+    pd.testing.assert_frame_equal(back, frame, check_exact=True)
+    values = example.log_likelihood(example.standard_normal, preparation, frame, draws=3)
+    assert np.isfinite(values).all()
+    densities = (
+        np.exp(example.gaussian(z)(z)),
+        stats.multivariate_normal(z.mean(axis=0), np.cov(z.T)).pdf(z),
+    )
+    np.testing.assert_allclose(*densities, rtol=1e-4)
+    example.compare(frame, frame, back)
+    assert "synthetic: off by at most 0.000" in capsys.readouterr().out
