@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 if keras.backend.backend() != "tensorflow":
     raise ImportError(_NEEDS_TENSORFLOW.format(keras.backend.backend()))
 
-from keras_nf import bases, convert, datasets, elementwise, plot
+from keras_nf import bases, convert, datasets, elementwise, plot, tables
 from keras_nf.diagnostics import check_flow
 from keras_nf.flow import Flow
 from keras_nf.flows import (
@@ -118,4 +118,5 @@ __all__ = [
     "planar_flow",
     "plot",
     "real_nvp",
+    "tables",
 ]

@@ -246,7 +246,40 @@ def tuning(trials=40):
     return figure
 
 
-PICTURES = {f.__name__: f for f in (density_estimation, anomalies, neutra, tuning)}
+def tables():
+    """Points of a category in three, of a number with gaps, and of two one-hot categories."""
+    figure, (first, second, third) = plt.subplots(1, 3, figsize=(9.0, 3.1), layout="constrained")
+    rng = np.random.default_rng(0)
+    colours = np.array([SKY, BLUE, ORANGE])
+    sizes = rng.choice(["large", "medium", "small"], 4000, p=[0.2, 0.5, 0.3])
+    gaps = np.where(rng.random(4000) < 0.2, np.nan, np.exp(rng.normal(size=4000)))
+    table = {"size": sizes, "weight": gaps, "sold": rng.random(4000) < 0.3}
+    preparation = keras_nf.tables.TablePreparation(
+        categorical={"size": "ordinal", "sold": "one_hot"}, bounds={"weight": (0, None)}
+    )
+    z = preparation.fit(table).transform(table, seed=0)
+    kinds = [np.unique(sizes), ["a number", "missing"], ["no", "yes"]]
+    codes = [np.unique(sizes, return_inverse=True)[1], np.isnan(gaps), table["sold"]]
+    for code, (name, colour) in enumerate(zip(kinds[0], colours)):
+        first.hist(z[codes[0] == code, 0], np.linspace(-4, 4, 81), color=colour, label=name)
+    first.set(title="three categories, ordinal", xlabel="size", ylabel="rows", ylim=(0, 200))
+    for axes, code, names, start in (
+        (second, codes[1], kinds[1], 1),
+        (third, codes[2], kinds[2], 3),
+    ):
+        for value, (name, colour) in enumerate(zip(names, colours[1:])):
+            rows = z[code == value, start : start + 2]
+            axes.plot(*rows.T, ".", color=colour, markersize=2.0, label=name)
+        labels = preparation.components[start : start + 2]
+        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-4, 4), ylim=(-4, 5.5), aspect="equal")
+    second.set(title="numbers and gaps")
+    third.set(title="two categories, one-hot")
+    for axes in (first, second, third):
+        axes.legend(loc="upper center", ncols=3, markerscale=4, handlelength=0.8, columnspacing=1.0)
+    return figure
+
+
+PICTURES = {f.__name__: f for f in (density_estimation, anomalies, neutra, tuning, tables)}
 
 
 def main():
