@@ -9,11 +9,10 @@ import tensorflow as tf
 from keras_nf.diagnostics.moments import dependence
 from keras_nf.diagnostics.result import Result, in_words
 from keras_nf.diagnostics.statistics import distances_from_uniform, kolmogorov
-from keras_nf.diagnostics.subject import LARGEST, Subject
+from keras_nf.diagnostics.subject import LARGEST, Subject, seeds
 from keras_nf.models.density import DensityModel
 from keras_nf.round_trip import round_trip as lines_of_trip
 from keras_nf.round_trip import to_numpy, tolerance_of
-from keras_nf.seeds import two_seeds
 
 __all__ = [
     "log_det",
@@ -24,7 +23,8 @@ __all__ = [
     "untouched_of",
 ]
 
-_ROWS = 1000
+# Numbers that go there and back.
+_NUMBERS = 1_000_000
 # Rows of the largest errors, whose Jacobians tell what rounding explains.
 _WORST = 8
 _BOTH = (("inverse", "forward"), ("forward", "inverse"))
@@ -60,7 +60,7 @@ class RoundTrip(Result):
                 f"(tolerance {self.tolerance:.1e}, of {self.dtype})."
             )
         first, second = _BOTH[not self.inverse_forward > self.tolerance]
-        error = max(self.inverse_forward, self.forward_inverse, key=_with_nan_last)
+        error = max(self.inverse_forward, self.forward_inverse)
         return (
             f"Round trip: `{second}` does not undo `{first}` (error {error:.1e}, tolerance "
             f"{self.tolerance:.1e}, of {self.dtype}): a direction saturates or is wrong; bound "
@@ -68,34 +68,36 @@ class RoundTrip(Result):
         )
 
 
-def _with_nan_last(error):
-    return np.inf if np.isnan(error) else error
-
-
 def _error_of_trip(subject, names, points):
     flow = subject.flow
     there, back = (getattr(flow, f"{name}_and_log_det") for name in names)
-    start, *condition = subject.events(_ROWS, points)
-    again = to_numpy(back(there(start, *condition)[0], *condition)[0])
-    start_numbers = to_numpy(start)
+    start, *condition = subject.events(_rows_of(subject), points)
+    again, start_numbers = (
+        to_numpy(back(there(start, *condition)[0], *condition)[0]),
+        to_numpy(start),
+    )
     errors = np.abs(again - start_numbers) / (1.0 + np.abs(start_numbers))
     errors = np.where(np.isnan(errors), np.inf, errors).reshape(len(errors), -1).max(axis=1)
-    size = int(np.prod(start.shape[1:]))
-    if errors.max() <= tolerance_of(flow) or size > LARGEST:
-        return float(errors.max())
+    size, largest = int(np.prod(start.shape[1:])), float(errors.max())
+    if largest <= tolerance_of(flow) or largest == np.inf or size > LARGEST:
+        return largest
     worst = np.argsort(errors)[-min(_WORST, max(2, 1024 // size)) :]
     inputs = [tf.gather(part, worst) for part in (start, *condition)]
     _, error, _, _ = next(lines_of_trip(flow, names, inputs, "data"))
-    return float(error)
+    return np.inf if np.isnan(error) else error
+
+
+def _rows_of(subject):
+    return min(subject.rows, max(1000, _NUMBERS // subject.size))
 
 
 def round_trip_of(subject):
-    base, seed = subject.base, two_seeds(0)
+    base = subject.base
     shape = () if base.batch_shape.rank else (subject.rows,)
-    points = subject.x, base.sample(shape, seed=seed)
+    points = subject.x, base.sample(shape, seed=seeds(0))
     errors = [_error_of_trip(subject, names, start) for names, start in zip(_BOTH, points)]
-    flow, rows = subject.flow, min(subject.rows, _ROWS)
-    return RoundTrip(*errors, tolerance_of(flow), flow.compute_dtype, rows)
+    flow = subject.flow
+    return RoundTrip(*errors, tolerance_of(flow), flow.compute_dtype, _rows_of(subject))
 
 
 def round_trip(model: DensityModel, x: Any, condition: Any = None) -> RoundTrip:
@@ -106,7 +108,7 @@ def round_trip(model: DensityModel, x: Any, condition: Any = None) -> RoundTrip:
 
     Args:
       model: the model.
-      x: data of shape `(rows, *event_shape)`, of which 1,000 rows are used.
+      x: data of shape `(rows, *event_shape)`, of which at most a million numbers are used.
       condition: condition of the rows, or of all of them, where the model has one.
 
     Returns:
@@ -216,8 +218,8 @@ class Untouched(Result):
         if not self.components:
             return "Untouched: the flow changes the shape of every component."
         names = ", ".join(map(str, self.components[:8])) + ", ..." * (len(self.components) > 8)
-        what = "component" if len(self.components) == 1 else "components"
-        found = f"Untouched: {what} {names} are only shifted and scaled by constants"
+        what = f"component {names} is" if len(self.components) == 1 else f"components {names} are"
+        found = f"Untouched: {what} only shifted and scaled by constants"
         if self.passed:
             return f"{found}, whose latents follow the base all the same."
         return (

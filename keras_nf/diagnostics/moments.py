@@ -1,4 +1,4 @@
-"""`normality`: mean, variance and dependence of latents, as normal scores."""
+"""`normality`: mean, variance and dependence of the latents, as normal scores."""
 
 import dataclasses
 from typing import Any

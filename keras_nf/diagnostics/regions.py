@@ -9,10 +9,9 @@ import numpy as np
 from keras_nf.arguments import check_count
 from keras_nf.diagnostics.result import Result, in_words
 from keras_nf.diagnostics.statistics import binomial, holm
-from keras_nf.diagnostics.subject import Subject, places
+from keras_nf.diagnostics.subject import Subject, places, seeds
 from keras_nf.models.density import DensityModel
 from keras_nf.plot.figures import BLUE, axes_or_current
-from keras_nf.seeds import two_seeds
 
 __all__ = ["LEVELS", "coverage", "coverage_of"]
 
@@ -102,7 +101,7 @@ def _density_places(subject, draws, seed):
     number = int(np.clip(_NUMBERS // subject.size, 1_000, _SHARED))
     sample = subject.distribution.experimental_sample_and_log_prob
     # Both in order: a place is a number of draws by a search.
-    drawn = np.sort(-np.asarray(sample(number, seed=two_seeds(seed))[1], "float64"))
+    drawn = np.sort(-np.asarray(sample(number, seed=seeds(seed))[1], "float64"))
     below = np.searchsorted(drawn, -own.astype("float64"))
     noise = np.random.default_rng(seed).random(len(own))
     return (below + noise) / (number + 1.0), subject.rows * number / (subject.rows + number)
