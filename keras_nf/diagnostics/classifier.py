@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_nf.arguments import check_count
 from keras_nf.diagnostics.result import Result, in_words
 from keras_nf.diagnostics.statistics import standard_normal
 from keras_nf.plot.figures import to_rows
@@ -76,7 +77,8 @@ def c2st(
 
     By default the classifier is that of the benchmark of simulation-based inference: a network of
     two layers of 10 units for each component, on columns with the mean and deviation that they have
-    in the data, under cross-validation of five folds. The p-value is that of a binomial share.
+    in the data, under cross-validation of five folds. The standard error, and with it the p-value,
+    is that of a binomial share with the correction of Nadeau and Bengio for folds that share rows.
 
     Args:
       draws: draws of the model, of shape `(number, *event_shape)`.
@@ -103,10 +105,14 @@ def c2st(
     References:
       David Lopez-Paz, Maxime Oquab. Revisiting Classifier Two-Sample Tests. 2016. arXiv:1610.06545
 
+      Claude Nadeau, Yoshua Bengio. Inference for the Generalization Error. 2003.
+
       Jan-Matthis Lueckmann, Jan Boelts, David S. Greenberg, Pedro J. Gonçalves, Jakob H. Macke.
       Benchmarking Simulation-Based Inference. 2021. arXiv:2101.04653
     """
     selection = _sklearn("model_selection")
+    if check_count(folds, "folds") < 2:
+        raise ValueError("`folds` must be at least 2. Received: 1.")
     draws, data = (np.asarray(part) for part in (draws, data))
     draws, data = (part.reshape(len(part), -1) for part in (draws, data))
     to_rows(draws, "`draws`", data.shape[1])
@@ -125,8 +131,10 @@ def c2st(
     parts = selection.KFold(folds, shuffle=True, random_state=seed)
     scores = selection.cross_val_score(classifier, rows, labels, cv=parts, scoring="accuracy")
     accuracy, chance = float(np.mean(scores)), max(len(draws), len(data)) / len(rows)
-    error = math.sqrt(max(accuracy * (1.0 - accuracy), 1.0 / len(rows)) / len(rows))
-    excess = (accuracy - chance) / math.sqrt(chance * (1.0 - chance) / len(rows))
+    # Folds share most of the rows that they train on: the variance is more than a binomial one.
+    effective = len(rows) / (1.0 + folds / (folds - 1.0))
+    error = math.sqrt(max(accuracy * (1.0 - accuracy), 1.0 / len(rows)) / effective)
+    excess = (accuracy - chance) / math.sqrt(chance * (1.0 - chance) / effective)
     one_sided = 0.5 * float(standard_normal(excess))
     p_value = one_sided if excess > 0.0 else 1.0 - one_sided
     return Distinction(accuracy, error, p_value, len(rows), alpha)

@@ -94,17 +94,19 @@ def _density_places(subject, draws, seed):
     density = subject.distribution.log_prob
     if subject.condition is not None:
         own = np.asarray(density(subject.x, condition=subject.condition))
-        parts = subject.draws(draws, seed)
-        denser = [places(-np.asarray(p), -own[part], (seed, part.start)) for part, _, p in parts]
+        denser = []
+        for part, samples in subject.draws(draws, seed):
+            # As that of the rows, to the last bit: a density may be the same everywhere.
+            drawn = np.asarray(density(samples, condition=subject.condition[part]))
+            denser.append(places(-drawn, -own[part], (seed, part.start)))
         return np.concatenate(denser), float(subject.rows)
     own = np.asarray(density(subject.x))
     number = int(np.clip(_NUMBERS // subject.size, 1_000, _SHARED))
-    sample = subject.distribution.experimental_sample_and_log_prob
-    # Both in order: a place is a number of draws by a search.
-    drawn = np.sort(-np.asarray(sample(number, seed=seeds(seed))[1], "float64"))
-    below = np.searchsorted(drawn, -own.astype("float64"))
+    drawn = np.sort(-np.asarray(density(subject.distribution.sample(number, seed=seeds(seed)))))
+    below, upto = (np.searchsorted(drawn, -own, side=side) for side in ("left", "right"))
     noise = np.random.default_rng(seed).random(len(own))
-    return (below + noise) / (number + 1.0), subject.rows * number / (subject.rows + number)
+    share = (below + noise * (upto - below + 1.0)) / (number + 1.0)
+    return share, subject.rows * number / (subject.rows + number)
 
 
 def coverage_of(subject, levels, alpha, draws=100, seed=0):

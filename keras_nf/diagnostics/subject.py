@@ -117,12 +117,12 @@ class Subject:
         return normal_quantile(self.uniforms)
 
     def draws(self, number, seed):
-        """Yield slices of the rows, draws for each row, and the log-densities of the draws."""
+        """Yield slices of the rows, and draws for each row."""
         step = max(1, _NUMBERS // (number * self.size))
         for index, start in enumerate(range(0, self.rows, step)):
             part = slice(start, start + step)
             options = {"seed": seeds(seed, index), "condition": self.condition[part]}
-            yield part, *self.distribution.experimental_sample_and_log_prob(number, **options)
+            yield part, self.distribution.sample(number, **options)
 
     def events(self, number, points=None):
         """Return some of the rows as events of the flow, with their conditions if there are any.

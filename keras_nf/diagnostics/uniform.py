@@ -213,7 +213,7 @@ def sbc(
         raise ValueError("`x` must hold the observations. Received: None.")
     subject = Subject(model, theta, x)
     number, values = check_count(draws, "draws"), []
-    for part, samples, _ in subject.draws(number, seed):
+    for part, samples in subject.draws(number, seed):
         own = places(np.asarray(samples), np.asarray(subject.x[part]), (seed, part.start))
         values.append(own.reshape(len(own), -1))
     return _uniformity(np.concatenate(values), alpha, "SBC")
