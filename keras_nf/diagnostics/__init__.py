@@ -14,7 +14,7 @@ Example:
 """
 
 from keras_nf.diagnostics.callbacks import Calibration, RoundTripError
-from keras_nf.diagnostics.check import check_flow
+from keras_nf.diagnostics.check import check_flow as check_flow
 from keras_nf.diagnostics.classifier import c2st
 from keras_nf.diagnostics.maps import log_det, round_trip, untouched
 from keras_nf.diagnostics.moments import normality
@@ -29,7 +29,6 @@ __all__ = [
     "Result",
     "RoundTripError",
     "c2st",
-    "check_flow",
     "coverage",
     "importance",
     "log_det",

@@ -12,6 +12,13 @@ class Result:
 
     `str(result)` says what was found and, where it is bad, what to do. Results with a picture have
     `plot(axes=None)`, which draws in matplotlib's axes and returns them.
+
+    Example:
+
+    >>> import numpy as np, keras_nf
+    >>> result = keras_nf.diagnostics.importance(np.zeros(100))
+    >>> isinstance(result, keras_nf.diagnostics.Result), result.passed
+    (True, True)
     """
 
     @property

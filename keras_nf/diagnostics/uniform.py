@@ -55,9 +55,8 @@ class Uniformity(Result):
                 f"Kolmogorov-Smirnov distance {self.distances.max():.3f}, {rows:,} rows)."
             )
         worst = int(np.argmax(self.distances))
-        found = f"{np.sum(self.p_values < self.alpha)} of {size} components are not uniform"
-        if size == 1:
-            found = "not uniform"
+        number = int(np.sum(self.p_values < self.alpha))
+        found = f"{number} of {size} components {'is' if number == 1 else 'are'} not uniform"
         return (
             f"{self.title}: {found} (distance {self.distances[worst]:.3f} of component {worst}, "
             f"{in_words(self.p_values[worst])}), whose values {self._shape_of(worst)}."
