@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 if keras.backend.backend() != "tensorflow":
     raise ImportError(_NEEDS_TENSORFLOW.format(keras.backend.backend()))
 
-from keras_nf import bases, convert, datasets, elementwise, plot, tables
+from keras_nf import bases, convert, datasets, diagnostics, elementwise, plot, tables
 from keras_nf.diagnostics import check_flow
 from keras_nf.flow import Flow
 from keras_nf.flows import (
@@ -107,6 +107,7 @@ __all__ = [
     "convert",
     "datasets",
     "density_head",
+    "diagnostics",
     "elementwise",
     "export_saved_model",
     "glow",

@@ -3,7 +3,14 @@
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["both_ways", "largest_error", "round_trip", "to_numpy", "tolerance_of"]
+__all__ = [
+    "both_ways",
+    "largest_error",
+    "round_trip",
+    "to_numpy",
+    "tolerance_of",
+    "with_jacobian",
+]
 
 _EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -35,7 +42,7 @@ def both_ways(flow, points, condition=None):
     return z, log_det, *flow.forward_and_log_det(z, condition)
 
 
-def _with_jacobian(direction, points, *condition):
+def with_jacobian(direction, points, *condition):
     """Return value, log-determinant and Jacobian of each row, from one batch and one gradient."""
     size = int(np.prod(points.shape[1:]))
     x, *condition = (tf.repeat(part, size, axis=0) for part in (points, *condition))
@@ -75,8 +82,8 @@ def round_trip(flow, names, inputs, where, far=False):
     """
     points, *condition = inputs
     there, back = (getattr(flow, f"{name}_and_log_det") for name in names)
-    image, log_det, jacobian = _with_jacobian(there, points, *condition)
-    again, back_log_det, back_jacobian = _with_jacobian(back, image, *condition)
+    image, log_det, jacobian = with_jacobian(there, points, *condition)
+    again, back_log_det, back_jacobian = with_jacobian(back, image, *condition)
     points, image, again = (to_numpy(t).reshape(len(points), -1) for t in (points, image, again))
     exact, back_exact = (np.linalg.slogdet(j)[1] for j in (jacobian, back_jacobian))
     tolerance, size = tolerance_of(flow), 1.0 + np.abs(image).max(axis=1)

@@ -99,8 +99,11 @@ ROWS = [
     ["models/batches.py"],
     ["models/density.py"],
     ["models/flow_model.py", "models/variational.py"],
-    ["plot/figures.py", "diagnostics.py"],
-    ["plot/[!f]*.py"],
+    ["plot/figures.py", "diagnostics/check.py", "diagnostics/result.py", "diagnostics/stat*.py"],
+    ["plot/[!f]*.py", "diagnostics/subject.py", "diagnostics/weights.py"],
+    ["diagnostics/uniform.py", "diagnostics/moments.py"],
+    ["diagnostics/regions.py", "diagnostics/classifier.py", "diagnostics/maps.py"],
+    ["diagnostics/summary.py", "diagnostics/callbacks.py"],
 ]
 
 MODULES = sorted(

@@ -279,7 +279,43 @@ def tables():
     return figure
 
 
-PICTURES = {f.__name__: f for f in (density_estimation, anomalies, neutra, tuning, tables)}
+def diagnostics():
+    """PIT and coverage of a posterior learned from 200 pairs, and from 10,000."""
+    rng = np.random.default_rng(1)
+
+    def simulate(number):
+        theta = rng.normal(size=(number, 2))
+        x = np.stack([theta[:, 0], theta[:, 1] + theta[:, 0] ** 2], axis=-1)
+        x += 0.3 * rng.normal(size=(number, 2))
+        return theta.astype("float32"), x.astype("float32")
+
+    theta, x = simulate(1000)
+    figure, panels = plt.subplots(2, 2, figsize=(8.0, 6.4), layout="constrained")
+    settings = ((200, 100, 100), (10_000, 6, 200))
+    for (number, epochs, batch_size), (left, right) in zip(settings, panels):
+        keras.utils.set_random_seed(0)
+        model = keras_nf.FlowModel(keras_nf.real_nvp(2, layers=4, hidden_units=(64, 64)))
+        parameters, observations = simulate(number)
+        steps = epochs * number // batch_size
+        rate = keras.optimizers.schedules.CosineDecay(3e-3, steps)
+        model.compile(keras.optimizers.Adam(rate))
+        pairs = {"x": parameters, "condition": observations}
+        model.fit(pairs, epochs=epochs, batch_size=batch_size, verbose=0)
+        for function, axes in (
+            (keras_nf.diagnostics.pit, left),
+            (keras_nf.diagnostics.coverage, right),
+        ):
+            result = function(model, theta, x)
+            print(result)
+            result.plot(axes)
+        left.set(title=f"PIT, trained on {number:,} pairs", ylim=(-0.15, 0.15))
+        right.set(title=f"coverage, trained on {number:,} pairs")
+    return figure
+
+
+PICTURES = {
+    f.__name__: f for f in (density_estimation, anomalies, neutra, tuning, tables, diagnostics)
+}
 
 
 def main():
