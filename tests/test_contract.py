@@ -97,6 +97,9 @@ ROWS = [
     ["models/flow_model.py", "models/variational.py"],
     ["plot/figures.py", "diagnostics.py"],
     ["plot/[!f]*.py"],
+    ["sklearn/estimator.py"],
+    ["sklearn/density.py"],
+    ["sklearn/conditional.py"],
 ]
 
 MODULES = sorted(
