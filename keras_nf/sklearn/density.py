@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import DensityMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from keras_nf.sklearn.estimator import FlowEstimator, draw_seed
 
@@ -103,9 +103,14 @@ def weighted(sample_weight, *arrays):
     """Return the rows of arrays whose weight is not 0, and their weights."""
     if sample_weight is None:
         return *arrays, None
-    weight = _check_sample_weight(
-        sample_weight, arrays[0], dtype="float64", ensure_non_negative=True
+    weight = check_array(
+        sample_weight, ensure_2d=False, dtype="float64", input_name="sample_weight"
     )
+    if weight.shape != arrays[0].shape[:1] or np.any(weight < 0.0):
+        raise ValueError(
+            f"`sample_weight` must have a weight of at least 0 for each of {len(arrays[0])} rows. "
+            f"Received: shape {weight.shape}, least {weight.min():g}."
+        )
     kept = weight > 0.0
     if np.sum(kept) < 2:
         raise ValueError(
