@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_breast_cancer
-from style import BLUE, GALLERY, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, plt, save
+from style import BLUE, GALLERY, GREEN, ORANGE, PURPLE, SKY, VERMILLION, plt, save
 
 import keras_nf
 
@@ -95,8 +95,7 @@ def draw(curves):
             axes.plot(epochs, values, color=colour, linewidth=1.2, label=None if index else name)
             best = np.argmin(each[index, :, 0])
             axes.plot(epochs[best], values[best], "o", color=colour, markersize=5)
-    axes.axhline(42.6, color=GREY, linestyle=":", linewidth=1.0)
-    axes.text(100.0, 44.0, "standard normal", color=GREY, va="bottom")
+    axes.axhline(42.6, color="black", linestyle=":", label="standard normal")
     axes.set(yscale="log", xlabel="epoch", ylabel="-log p(x) of other rows, nats")
     axes.set_yticks([20, 50, 100, 200, 500, 1000], ["20", "50", "100", "200", "500", "1,000"])
     axes.minorticks_off()
