@@ -104,6 +104,9 @@ ROWS = [
     ["diagnostics/uniform.py", "diagnostics/moments.py"],
     ["diagnostics/regions.py", "diagnostics/classifier.py", "diagnostics/maps.py"],
     ["diagnostics/summary.py", "diagnostics/callbacks.py"],
+    ["sklearn/estimator.py"],
+    ["sklearn/density.py"],
+    ["sklearn/conditional.py"],
 ]
 
 MODULES = sorted(

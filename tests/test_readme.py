@@ -184,7 +184,8 @@ def test_files_that_the_readme_names_exist():
 
 
 MODULES = ["keras_nf", *(f"keras_nf.{each}" for each in ("bases", "convert", "datasets"))]
-MODULES += ["keras_nf.diagnostics", "keras_nf.elementwise", "keras_nf.plot", "keras_nf.tables"]
+MODULES += ["keras_nf.diagnostics", "keras_nf.elementwise", "keras_nf.plot", "keras_nf.sklearn"]
+MODULES += ["keras_nf.tables"]
 PUBLIC = {
     f"{module}.{name}": getattr(importlib.import_module(module), name)
     for module in MODULES

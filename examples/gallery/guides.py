@@ -18,11 +18,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.covariance import EmpiricalCovariance
-from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.ensemble import IsolationForest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 from sklearn.neighbors import LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from style import BLUE, GALLERY, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, plt, save
 from tensorflow_probability import distributions as tfd
 
@@ -84,71 +83,36 @@ def density_estimation():
     return figure
 
 
-def detector(recipe, x_train, x_val, noise, batch_size, epochs):
-    """Return a density of normal rows, trained with noise and early stopping."""
-    model = keras_nf.FlowModel(keras_nf.Chain([recipe, keras_nf.Standardize()]))
-    model.adapt(x_train)
-    deviations = noise * x_train.std(axis=0)
-
-    def add_noise(x):
-        return x + deviations * tf.random.normal(tf.shape(x))
-
-    batches = tf.data.Dataset.from_tensor_slices(x_train).shuffle(len(x_train))
-    stop = keras.callbacks.EarlyStopping(patience=15, restore_best_weights=True)
-    model.compile(keras.optimizers.Adam(1e-3))
-    model.fit(
-        batches.batch(batch_size).map(add_noise),
-        validation_data=x_val,
-        epochs=epochs,
-        callbacks=[stop],
-        verbose=0,
-    )
-    return model
-
-
 def anomalies():
     """Scores of tumours, and ROC curves of the digit 8 among the others."""
-    rng = np.random.default_rng(0)
+    example = load_example("anomaly")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.0), layout="constrained")
-    data = load_breast_cancer()
-    x = data.data.astype("float32")
-    x_train, x_val, x_test = np.split(rng.permutation(x[data.target == 1]), [180, 230])
-    recipe = keras_nf.maf(event_size=30, layers=2, hidden_units=(64,))
-    model = detector(recipe, x_train, x_val, 0.1, 60, 200)
-    sets = {"benign, held out": x_test, "malignant": x[data.target == 0]}
-    scores = {name: -model.predict(rows, verbose=0) for name, rows in sets.items()}
+    rows = example.cancer(0)
+    density = example.detectors(noise=0.1)["flow"].fit(rows.train)
+    benign = np.concatenate([rows.held_out, rows.normal])
     edges = np.concatenate([np.arange(-70.0, 50.0, 10.0), np.geomspace(50.0, 1e5, 34)])
-    for (name, values), colour in zip(scores.items(), (BLUE, VERMILLION)):
-        left.hist(values, edges, alpha=0.6, color=colour, label=name)
-    threshold = np.quantile(scores["benign, held out"], 0.95)
-    left.axvline(threshold, color="black", linestyle="--", label="threshold")
+    for name, values, colour in (
+        ("benign, held out", benign, BLUE),
+        ("malignant", rows.anomalies, VERMILLION),
+    ):
+        scores = -density.score_samples(values)
+        left.hist(np.clip(scores, edges[0], edges[-1]), edges, alpha=0.6, color=colour, label=name)
+    limit = -example.threshold(density, rows, 0.05)
+    left.axvline(limit, color="black", linestyle="--", label="threshold")
     left.set(title="breast cancer, 30 columns", xlabel="score, nats", ylabel="tumours")
     left.set_xscale("symlog", linthresh=50.0)
     left.set_xticks([-50, 0, 50, 1e3, 1e5], ["-50", "0", "50", "1,000", "100,000"])
     left.minorticks_off()
     left.legend()
 
-    data = load_digits()
-    x = (data.data + rng.random(data.data.shape)).astype("float32")
-    others = rng.permutation(x[data.target != 8])
-    x_train, x_val, x_test = np.split(others, [960, 1280])
-    rows = np.concatenate([x_test, x[data.target == 8]])
-    is_anomaly = np.arange(len(rows)) >= len(x_test)
-    fitted = np.concatenate([x_train, x_val])
-    scale = fitted.std(axis=0) + 1e-6
-    recipe = keras_nf.real_nvp(event_size=64, layers=6, hidden_units=(64, 64))
-    model = detector(recipe, x_train, x_val, 0.3, 50, 200)
-    neighbours = LocalOutlierFactor(novelty=True).fit(fitted / scale)
-    forest = IsolationForest(n_estimators=300, random_state=0).fit(fitted)
-    scores = {
-        "flow": -model.predict(rows, verbose=0),
-        "local outlier factor": -neighbours.score_samples(rows / scale),
-        "Gaussian": EmpiricalCovariance().fit(fitted).mahalanobis(rows),
-        "isolation forest": -forest.score_samples(rows),
-    }
-    for (name, values), colour in zip(scores.items(), (BLUE, GREEN, ORANGE, PURPLE)):
-        false, found, _ = roc_curve(is_anomaly, values)
-        area = roc_auc_score(is_anomaly, values)
+    rows = example.digits(0)
+    neighbours = make_pipeline(StandardScaler(), LocalOutlierFactor(novelty=True))
+    detectors = {**example.detectors(), "local outlier factor": neighbours}
+    unseen = np.concatenate([rows.normal, rows.anomalies])
+    is_anomaly = np.arange(len(unseen)) >= len(rows.normal)
+    for (name, detector), colour in zip(detectors.items(), (BLUE, ORANGE, PURPLE, GREEN)):
+        false, found, _ = roc_curve(is_anomaly, -detector.fit(rows.train).score_samples(unseen))
+        area = example.area(detector, rows)
         right.plot(false, found, color=colour, label=f"{name}, {area:.2f}")
     right.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     right.set(title="digits: an 8 among the others", xlabel="false alarms", ylabel="found")
