@@ -229,7 +229,7 @@ def test_images(model, options, mnist, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_simulators_and_classifier():
+def test_simulators():
     example = load_example("reproduce/sbi")
     rng = np.random.default_rng(0)
     for task, (size, half_width, _) in example.TASKS.items():
@@ -244,9 +244,6 @@ def test_simulators_and_classifier():
     np.testing.assert_allclose(points.mean(axis=0), [0.3, -0.7], atol=0.02)
     np.testing.assert_allclose(points.std(axis=0), [1.21, 0.64], atol=0.02)
     assert np.corrcoef(points.T)[0, 1] == pytest.approx(np.tanh(0.5), abs=0.02)
-    same, other = rng.normal(size=(2, 400, 2))
-    assert example.c2st(same, other) < 0.6
-    assert example.c2st(same, other + 5.0) > 0.95
 
 
 @pytest.mark.long

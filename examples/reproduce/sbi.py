@@ -21,8 +21,6 @@ from harness import batches_of, fill_in, mean_and_error, parser_of, record, trai
 
 # isort: split
 import keras
-from sklearn.model_selection import KFold, cross_val_score
-from sklearn.neural_network import MLPClassifier
 
 import keras_nf
 
@@ -91,20 +89,6 @@ def make_model(task, theta, x):
     return model
 
 
-def c2st(reference, draws, seed=1):
-    """Return the accuracy of a classifier of two sets of rows: 0.5 where they are alike.
-
-    As the benchmark has it: rows in units of the reference, two layers, five folds.
-    """
-    mean, deviation = reference.mean(axis=0), reference.std(axis=0, ddof=1)
-    rows = (np.concatenate([reference, draws]) - mean) / deviation
-    labels = np.repeat([0, 1], [len(reference), len(draws)])
-    units = (10 * reference.shape[1],) * 2
-    network = MLPClassifier(units, max_iter=10_000, solver="adam", random_state=seed)
-    folds = KFold(5, shuffle=True, random_state=seed)
-    return cross_val_score(network, rows, labels, cv=folds, scoring="accuracy").mean()
-
-
 # Epochs, rows in a batch and learning rate.
 RECIPE = (200, 100, 1e-3)
 
@@ -137,7 +121,7 @@ def main():
     for i, (observation, reference) in enumerate(zip(observations, posteriors)):
         reference = reference[: options.rows]
         draws = model.sample(len(reference), condition=observation[None], seed=i)[:, 0]
-        accuracies.append(c2st(reference, np.asarray(draws)))
+        accuracies.append(keras_nf.diagnostics.c2st(draws, reference).accuracy)
         print(f"observation {i + 1}: {accuracies[-1]:.3f}", flush=True)
     record(
         options.out / "sbi.csv",
