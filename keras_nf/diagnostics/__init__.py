@@ -8,7 +8,7 @@ Example:
 
 >>> import numpy as np, keras_nf
 >>> model = keras_nf.FlowModel(keras_nf.Scaling(event_size=1))
->>> x = np.random.default_rng(0).normal(0.5, 1.0, size=(400, 1)).astype("float32")
+>>> x = np.random.default_rng(0).normal(0.5, 1.0, size=(400, 1))
 >>> keras_nf.diagnostics.report(model, x).failed
 ['untouched', 'pit', 'normality']
 """

@@ -46,11 +46,13 @@ class Calibration(_Logging):
 
     >>> import numpy as np, keras_nf
     >>> x = np.random.default_rng(0).normal(size=(400, 2)).astype("float32")
-    >>> model = keras_nf.FlowModel(keras_nf.real_nvp(2, layers=2, hidden_units=(8,)))
+    >>> flow = keras_nf.real_nvp(2, layers=2, hidden_units=(8,))
+    >>> model = keras_nf.FlowModel(flow)
     >>> model.compile("adam")
     >>> calibration = keras_nf.diagnostics.Calibration(x[300:], every=2)
     >>> history = model.fit(x[:300], epochs=4, verbose=0, callbacks=[calibration])
-    >>> len(history.history["val_pit_distance"]), len(history.history["val_coverage"])
+    >>> logs = history.history
+    >>> len(logs["val_pit_distance"]), len(logs["val_coverage"])
     (2, 2)
     """
 
@@ -81,7 +83,8 @@ class RoundTripError(_Logging):
 
     >>> import numpy as np, keras_nf
     >>> x = np.random.default_rng(0).normal(size=(300, 2)).astype("float32")
-    >>> model = keras_nf.FlowModel(keras_nf.real_nvp(2, layers=2, hidden_units=(8,)))
+    >>> flow = keras_nf.real_nvp(2, layers=2, hidden_units=(8,))
+    >>> model = keras_nf.FlowModel(flow)
     >>> model.compile("adam")
     >>> callbacks = [keras_nf.diagnostics.RoundTripError(x)]
     >>> history = model.fit(x, epochs=2, verbose=0, callbacks=callbacks)

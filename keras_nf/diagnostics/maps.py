@@ -120,7 +120,8 @@ def round_trip(model: DensityModel, x: Any, condition: Any = None) -> RoundTrip:
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> model = keras_nf.FlowModel(keras_nf.real_nvp(event_size=2, layers=2, hidden_units=(8,)))
+    >>> flow = keras_nf.real_nvp(event_size=2, layers=2, hidden_units=(8,))
+    >>> model = keras_nf.FlowModel(flow)
     >>> x = np.random.default_rng(0).normal(size=(100, 2)).astype("float32")
     >>> keras_nf.diagnostics.round_trip(model, x).passed
     True
@@ -186,7 +187,8 @@ def log_det(model: DensityModel, x: Any, condition: Any = None) -> LogDet:
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> model = keras_nf.FlowModel(keras_nf.real_nvp(event_size=2, layers=2, hidden_units=(8,)))
+    >>> flow = keras_nf.real_nvp(event_size=2, layers=2, hidden_units=(8,))
+    >>> model = keras_nf.FlowModel(flow)
     >>> x = np.random.default_rng(0).normal(size=(100, 2)).astype("float32")
     >>> print(keras_nf.diagnostics.log_det(model, x))
     Log-determinant: both directions agree with autodiff to ... (tolerance 1.5e-08).

@@ -91,7 +91,8 @@ def report(model: DensityModel, x: Any, condition: Any = None, *, alpha: float =
     Example:
 
     >>> import numpy as np, keras_nf
-    >>> model = keras_nf.FlowModel(keras_nf.real_nvp(event_size=2, layers=2, hidden_units=(8,)))
+    >>> flow = keras_nf.real_nvp(event_size=2, layers=2, hidden_units=(8,))
+    >>> model = keras_nf.FlowModel(flow)
     >>> x = np.random.default_rng(0).normal(size=(500, 2)).astype("float32")
     >>> report = keras_nf.diagnostics.report(model, x)
     >>> print(report)

@@ -200,7 +200,7 @@ def sbc(
     >>> import numpy as np, keras_nf
     >>> flow = keras_nf.real_nvp(event_size=2, layers=2, hidden_units=(8,))
     >>> model = keras_nf.FlowModel(flow)
-    >>> theta, x = np.random.default_rng(0).normal(size=(2, 200, 2)).astype("float32")
+    >>> theta, x = np.random.default_rng(0).normal(size=(2, 200, 2))
     >>> print(keras_nf.diagnostics.sbc(model, theta, x))
     SBC: uniform in all 2 components at the level 0.01 (...).
 

@@ -141,7 +141,8 @@ class DensityHead(keras.layers.Layer):
     ...     "sold": keras.layers.Dense(1, activation="sigmoid")(features),
     ... }
     >>> model = keras.Model(inputs, outputs)
-    >>> model.compile("adam", loss={"price": head.loss, "sold": "binary_crossentropy"})
+    >>> losses = {"price": head.loss, "sold": "binary_crossentropy"}
+    >>> model.compile("adam", loss=losses)
     >>> history = model.fit(x, {"price": price, "sold": sold}, verbose=0)
     >>> predicted = head.distribution(model.predict(x[:5], verbose=0)["price"])
     >>> predicted.quantile(0.9).shape
