@@ -55,8 +55,6 @@ MODELS = {
     "iaf": (lambda: keras_nf.iaf(EVENT, order="random", **SMALL), {}),
     "residual": (lambda: keras_nf.maf(EVENT, dropout=0.1, **RESIDUAL), {}),
     "nsf": (lambda: keras_nf.nsf(EVENT, bins=4, **SMALL), {}),
-    "given-order": (lambda: keras_nf.MaskedAutoregressive(order=(2, 0, 3, 1)), {}),
-    "given-mask": (lambda: keras_nf.AdditiveCoupling(mask=(True, False, False, True)), {}),
     "standardized": (standardized_maf, {}),
     "pixels": (pixels, {}),
     "normalized": (normalized, {}),
@@ -75,7 +73,7 @@ MODELS = {
 
 
 VARIATIONS = {
-    *("nice", "real-nvp", "residual", "given-order", "given-mask", "inverted", "uniform-base"),
+    *("nice", "real-nvp", "residual", "inverted", "uniform-base"),
     *("normalized", "pixels", "mixed", "user-base", "conditional-residual", "conditional-network"),
     "conditional-real-nvp",
 }

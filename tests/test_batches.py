@@ -78,9 +78,18 @@ def model_of(dtype, x, condition):
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-@pytest.mark.parametrize("case", CASES)
+# Every kind of data in one dtype and with conditions; arrays and a dataset in all cases.
+ENTRANCES = [
+    (case, kind)
+    for case in CASES
+    for kind in KINDS
+    if case in ("rounded", "conditional") or kind in ("array", "dataset")
+]
+
+
+@pytest.mark.parametrize(("case", "kind"), ENTRANCES)
 def test_all_entrances_agree(case, kind):
+    kind = KINDS[kind]
     dtype, x, condition = CASES[case]
     model = model_of(dtype, x, condition)
     expected = model.log_prob(x, condition).numpy()
