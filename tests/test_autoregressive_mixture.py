@@ -253,7 +253,7 @@ def test_errors(options, message):
 def test_it_is_no_base_of_independent_components():
     model = keras_nf.FlowModel(keras_nf.Scaling(event_size=1), base=AutoregressiveMixture(2))
     with pytest.raises(ValueError, match="need a base of independent components"):
-        model.cdf(X[:, :1])
+        model.distribution.cdf(X[:, :1])
 
 
 def test_tfp_takes_it():

@@ -209,6 +209,10 @@ def test_import_leaves_the_global_settings_alone():
         assert before == after
         assert np.random.get_state()[1].tolist() == state
         assert tf.executing_eagerly()
+        # Nothing was computed: TensorFlow would be set up, and take no settings of devices.
+        (cpu, *_) = tf.config.list_physical_devices("CPU")
+        devices = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, devices)
         """
     )
     assert result.returncode == 0, result.stderr

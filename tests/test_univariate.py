@@ -205,6 +205,9 @@ class TestMoreComponents:
     def test_without_a_condition(self):
         model = keras_nf.FlowModel(keras_nf.Scaling(event_size=2), "uniform")
         model.build((None, 2))
+        places = np.linspace(0.0, 1.0, 10, dtype="float32").reshape(5, 2)
+        np.testing.assert_allclose(model.cdf(places, draws=10_000, seed=0), places, atol=0.02)
+        np.testing.assert_array_equal(model.cdf(places[0], draws=100).shape, (2,))
         x = model.quantile([[0.25, 0.5, 0.75]], draws=10_000, seed=0)
         assert x.shape == (1, 3, 2)
         np.testing.assert_allclose(x[0, :, 0], [0.25, 0.5, 0.75], atol=0.02)

@@ -1,4 +1,13 @@
-"""Tables as they are: columns of numbers, counts, categories and gaps as events of a flow."""
+"""Tables as they are: columns of numbers, counts, categories and gaps as events of a flow.
+
+Example:
+
+>>> import numpy as np, keras_nf
+>>> table = {"rooms": np.array([1, 3, 2]), "sold": np.array([True, False, True])}
+>>> preparation = keras_nf.tables.TablePreparation().fit(table)
+>>> preparation.transform(table, seed=0).shape
+(3, 2)
+"""
 
 from keras_nf.tables.preparation import TablePreparation
 
