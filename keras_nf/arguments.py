@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-__all__ = ["as_config", "batch_shape", "check_count", "numbers_of"]
+__all__ = ["as_config", "batch_shape", "check_count", "check_level", "numbers_of"]
 
 
 def check_count(value, argument):
@@ -12,6 +12,13 @@ def check_count(value, argument):
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{argument}` must be a positive integer. Received: {value!r}.")
     return int(value)
+
+
+def check_level(level):
+    """Return a probability, which must be a number between 0 and 1, without the two."""
+    if isinstance(level, bool) or not isinstance(level, numbers.Real) or not 0.0 < level < 1.0:
+        raise ValueError(f"`level` must be a number between 0 and 1. Received: {level!r}.")
+    return float(level)
 
 
 def batch_shape(event_shape):

@@ -9,6 +9,7 @@ import csv
 
 import matplotlib as mpl
 import numpy as np
+from harness import LOOKS
 from page import DENSITY, DOCS, IMAGES, TITLES, runs
 
 mpl.use("Agg")
@@ -26,7 +27,7 @@ def curve(run, row, rows):
     with path.open() as file:
         values = [-float(look["val_loss"]) for look in csv.DictReader(file)]
     epochs_of_plan = int(row["planned"]) * int(row["batch_size"]) / rows
-    return np.arange(1, len(values) + 1) * epochs_of_plan / 50, values
+    return np.arange(1, len(values) + 1) * epochs_of_plan / LOOKS, values
 
 
 def draw_tables():

@@ -9,6 +9,7 @@ from keras import ops
 from tensorflow_probability import distributions as tfd
 
 from keras_nf.arguments import check_count
+from keras_nf.base import make_base
 from keras_nf.elementwise.affine import Affine
 from keras_nf.elementwise.spline import RationalQuadraticSpline
 from keras_nf.flows.autoregressive import Autoregressive
@@ -16,7 +17,7 @@ from keras_nf.flows.chain import Chain
 from keras_nf.layout import feature_major
 from keras_nf.moments import mean_and_std
 from keras_nf.networks.autoregressive import AutoregressiveNetwork, parameters_at
-from keras_nf.recipes.head import targets
+from keras_nf.recipes.head import LOG_SCALE_BOUND, targets
 
 __all__ = ["DensityHead", "DensityLoss"]
 
@@ -38,12 +39,19 @@ class _Given(AutoregressiveNetwork):
         return restore(y), restore(ops.sum(log_derivatives, axis=0))
 
 
+def _targets(options):
+    """Return the flow between the real line and the targets of a head with these options."""
+    dtype = options["dtype"]
+    flows = targets(options["low"], options["high"], False, dtype)
+    return Chain(flows, event_size=options["event_size"], dtype=dtype)
+
+
 def _flow(options):
     """Return the flow whose condition is the output of a head with these options, and its size."""
     size, dtype, flows, first = options["event_size"], options["dtype"], [], 0
     maps = [
         RationalQuadraticSpline(options["bins"], options["bound"]),
-        Affine(7.0, shift_first=False),
+        Affine(LOG_SCALE_BOUND, shift_first=False),
         # Mean and deviation of the targets.
         Affine(None, shift_first=False),
     ]
@@ -51,8 +59,7 @@ def _flow(options):
         given = _Given(first, elementwise.parameters, dtype=dtype)
         flows.append(Autoregressive(elementwise, conditioner=given, dtype=dtype))
         first += elementwise.parameters * size
-    flows += targets(options["low"], options["high"], False, dtype)
-    flow = Chain(flows, event_size=size, dtype=dtype)
+    flow = Chain([*flows, _targets(options)], event_size=size, dtype=dtype)
     flow.build((None, size), (None, first))
     return flow, first
 
@@ -91,10 +98,7 @@ class DensityLoss(keras.losses.Loss):
 
 def _distribution(flow, outputs):
     """Return p(y | features) of the outputs of a head."""
-    outputs = tf.cast(outputs, flow.dtype)
-    zeros = tf.zeros(flow.event_shape, flow.dtype)
-    base = tfd.Independent(tfd.Normal(zeros, tf.ones_like(zeros)), 1)
-    return flow(base, condition=outputs)
+    return flow(make_base("normal", flow), condition=tf.cast(outputs, flow.dtype))
 
 
 @keras.saving.register_keras_serializable("keras_nf")
@@ -211,10 +215,9 @@ class DensityHead(keras.layers.Layer):
             than two.
         """
         y = np.asarray(y).reshape(-1, self.event_size)
-        flow = self._parts()[0]
-        for member in reversed(flow.flows[3:]):
-            y = member.inverse(tf.cast(y, flow.dtype)).numpy()
-        mean, std = mean_and_std(y, flow.dtype)
+        *_, unbounded = self._parts()[0].flows
+        line = unbounded.inverse(tf.cast(y, unbounded.dtype))
+        mean, std = mean_and_std(line, unbounded.dtype)
         self.mean.assign(mean)
         self.std.assign(std)
         self.is_adapted.assign(1.0)

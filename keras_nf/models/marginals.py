@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_nf.arguments import check_count
+from keras_nf.arguments import check_count, check_level
 from keras_nf.flow import univariate
 from keras_nf.flow.arguments import to_events
 from keras_nf.flow.distribution import ConditionalBase
@@ -82,10 +82,7 @@ class Marginals:
           ValueError: if a probability is not between 0 and 1, or on a missing or unexpected
             condition.
         """
-        if self.has_exact_quantiles:
-            return self.distribution.quantile(p, condition=self.encode(condition))
-        p = univariate.check_probabilities(p, self.flow.dtype)
-        return _quantiles(self._draws(draws, condition, seed), p, self.distribution.event_shape)
+        return self._quantile(lambda axes: p, condition, draws, seed)
 
     def interval(self, level: float = 0.9, condition: Any = None, **kwargs: Any):
         """Return the ends of the central interval that holds a share of the probability.
@@ -102,8 +99,7 @@ class Marginals:
         Raises:
           ValueError: if the level is not between 0 and 1; as `quantile`.
         """
-        if np.ndim(level) or not 0.0 < level < 1.0:
-            raise ValueError(f"`level` must be a number between 0 and 1. Received: {level!r}.")
+        level = check_level(level)
         levels = np.array([0.5 - 0.5 * level, 0.5 + 0.5 * level])
         return tuple(tf.unstack(self._at_levels(levels, condition, **kwargs)))
 
@@ -169,16 +165,19 @@ class Marginals:
 
     def _at_levels(self, levels, condition=None, draws=1000, seed=None):
         """Return quantiles with an axis for the levels in front of the batch of conditions."""
-        if not self.has_exact_quantiles:
-            x = self._draws(draws, condition, seed)
-            event_shape = self.distribution.event_shape
-            axes = len(x.shape) - 1 - len(event_shape)
-            p = univariate.check_probabilities(levels.reshape(-1, *[1] * axes), x.dtype)
-            return _quantiles(x, p, event_shape)
-        condition = self.encode(condition)
-        axes = 0 if condition is None else len(condition.shape) - 1
-        p = levels.reshape(-1, *[1] * axes)
-        return self.distribution.quantile(p, condition=condition)
+        return self._quantile(lambda axes: levels.reshape(-1, *[1] * axes), condition, draws, seed)
+
+    def _quantile(self, probabilities, condition, draws, seed):
+        """Return quantiles of probabilities, a function of the number of axes of the batch."""
+        distribution = self.distribution
+        if self.has_exact_quantiles:
+            condition = self.encode(condition)
+            p = probabilities(0 if condition is None else len(condition.shape) - 1)
+            return distribution.quantile(p, condition=condition)
+        x = self._draws(draws, condition, seed)
+        p = probabilities(len(x.shape) - 1 - len(distribution.event_shape))
+        p = univariate.check_probabilities(p, x.dtype)
+        return _quantiles(x, p, distribution.event_shape)
 
     def _moments(self, condition, draws=1000, seed=None):
         if self.has_exact_quantiles:

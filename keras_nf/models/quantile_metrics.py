@@ -5,15 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_nf.arguments import check_count
+from keras_nf.arguments import check_count, check_level
 
 __all__ = ["CRPS", "Coverage", "PinballLoss", "QuantileMetric"]
-
-
-def _check_level(level):
-    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0.0 < level < 1.0:
-        raise ValueError(f"`level` must be a number between 0 and 1. Received: {level!r}.")
-    return float(level)
 
 
 class QuantileMetric(keras.metrics.Mean):
@@ -94,7 +88,7 @@ class PinballLoss(QuantileMetric):
     """
 
     def __init__(self, level: float = 0.5, name: str = "pinball_loss", **kwargs: Any) -> None:
-        self.level = _check_level(level)
+        self.level = check_level(level)
         super().__init__([self.level], name, **kwargs)
 
     def score(self, y, quantiles):
@@ -179,7 +173,7 @@ class Coverage(QuantileMetric):
     """
 
     def __init__(self, level: float = 0.9, name: str = "coverage", **kwargs: Any) -> None:
-        self.level = _check_level(level)
+        self.level = check_level(level)
         super().__init__([0.5 - 0.5 * self.level, 0.5 + 0.5 * self.level], name, **kwargs)
 
     def score(self, y, quantiles):

@@ -12,7 +12,10 @@ from keras_nf.flows.diagonal import Standardize
 from keras_nf.flows.log import Log
 from keras_nf.flows.logit import Logit
 
-__all__ = ["density_head", "targets"]
+__all__ = ["LOG_SCALE_BOUND", "density_head", "targets"]
+
+# Of a single layer, whose scale may be far from that of all targets.
+LOG_SCALE_BOUND = 7.0
 
 
 def density_head(
@@ -80,8 +83,7 @@ def density_head(
     options: dict[str, Any] = {"hidden_units": hidden_units, "dtype": dtype}
     flows = [
         SplineAutoregressive(bins=bins, bound=bound, **options),
-        # A single layer, whose scale may be far from that of all targets.
-        MaskedAutoregressive(log_scale_bound=7.0, shift_first=False, **options),
+        MaskedAutoregressive(log_scale_bound=LOG_SCALE_BOUND, shift_first=False, **options),
         Standardize(dtype=dtype),
         *targets(low, high, integers, dtype),
     ]
