@@ -3,7 +3,8 @@
 Example:
 
 >>> import numpy as np, keras_nf
->>> table = {"rooms": np.array([1, 3, 2]), "sold": np.array([True, False, True])}
+>>> rooms, sold = np.array([1, 3, 2]), np.array([True, False, True])
+>>> table = {"rooms": rooms, "sold": sold}
 >>> preparation = keras_nf.tables.TablePreparation().fit(table)
 >>> preparation.transform(table, seed=0).shape
 (3, 2)
