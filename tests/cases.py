@@ -113,15 +113,14 @@ def masked(name, flow, *, public="MaskedAutoregressive", weights=4, **columns):
 
 def inverse_masked(name, flow, *, weights=4, **columns):
     """Row of an IAF, whose sampling evaluates one network."""
+    evaluations = {"inverse_evaluations": None, "forward_evaluations": 1}
     return Case(
         name,
         "InverseAutoregressive",
         flow,
         weights=weights,
         conditional=True,
-        inverse_evaluations=None,
-        forward_evaluations=1,
-        **columns,
+        **{**evaluations, **columns},
     )
 
 
@@ -450,7 +449,7 @@ CASES = [
     masked("maf-linear", of(MAF, hidden_units=()), event_size=2, weights=2),
     masked("maf-deep", of(MAF, hidden_units=(8, 6, 8)), event_size=3, weights=8),
     # Nothing comes before the only component: the first kernel is masked altogether.
-    masked("maf-single", of(MAF, **SMALL), event_size=1, idle=(0,)),
+    masked("maf-single", of(MAF, **SMALL), event_size=1, idle=(0,), forward_evaluations=1),
     masked("maf-narrow", of(MAF, hidden_units=(3,), activation="tanh"), event_size=6),
     masked(
         "maf-long", of(MAF, hidden_units=(12, 9), order="random", seed=5), event_size=11, weights=6
@@ -470,6 +469,7 @@ CASES = [
         "maf-single-conditional",
         of(MAF, **SMALL),
         event_size=1,
+        forward_evaluations=1,
         condition_size=2,
         weights=5,
         idle=(0,),
@@ -492,6 +492,7 @@ CASES = [
         of(SplineAutoregressive, **SPLINE),
         public="SplineAutoregressive",
         event_size=1,
+        forward_evaluations=1,
         condition_size=2,
         weights=5,
         idle=(0,),
@@ -499,7 +500,7 @@ CASES = [
     inverse_masked("iaf-sequential", of(IAF, **SMALL), event_size=2),
     inverse_masked("iaf-random", of(IAF, order="random", seed=5, **SMALL), event_size=4),
     inverse_masked("iaf-deep", of(IAF, hidden_units=(8, 8)), event_size=3, weights=6),
-    inverse_masked("iaf-single", of(IAF, **SMALL), event_size=1, idle=(0,)),
+    inverse_masked("iaf-single", of(IAF, **SMALL), event_size=1, idle=(0,), inverse_evaluations=1),
     inverse_masked(
         "iaf-long-conditional",
         of(IAF, hidden_units=(12, 9), activation="tanh", order="reversed"),

@@ -72,14 +72,14 @@ MODELS = {
 }
 
 
-VARIATIONS = {
-    *("nice", "real-nvp", "residual", "inverted", "uniform-base"),
-    *("normalized", "pixels", "mixed", "user-base", "conditional-residual", "conditional-network"),
-    "conditional-real-nvp",
-}
+VARIATIONS = {"uniform-base", "normalized", "pixels", "mixed", "user-base"}
+# What these are made of, others have too.
+COMBINATIONS = {"nice", "real-nvp", "residual", "inverted"}
+COMBINATIONS |= {"conditional-residual", "conditional-network", "conditional-real-nvp"}
+MARKS = {name: [pytest.mark.slow] for name in VARIATIONS}
+MARKS |= {name: [pytest.mark.long] for name in COMBINATIONS}
 names = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in VARIATIONS else []) for name in MODELS],
+    "name", [pytest.param(name, marks=MARKS.get(name, [])) for name in MODELS]
 )
 
 

@@ -109,7 +109,7 @@ def test_row_makes_what_it_says(case):
     assert type(case.flow()) is expected
 
 
-@rows()
+@rows(variations=False)
 def test_condition_is_used_where_the_row_says(case):
     assert make(case).uses_condition is case.conditional
 
@@ -164,7 +164,7 @@ def test_log_det_is_that_of_the_jacobian(case, direction):
     assert_close(log_det, np.linalg.slogdet(jacobian)[1])
 
 
-@rows()
+@rows(variations=False)
 @DIRECTIONS
 def test_tfp_methods_give_what_the_fused_method_gives(case, direction):
     flow, condition = make(case), conditions(case, 6)
@@ -175,7 +175,7 @@ def test_tfp_methods_give_what_the_fused_method_gives(case, direction):
     assert_all_close((value, log_det), fused(flow, direction)(x, **condition))
 
 
-@rows()
+@rows(variations=False)
 def test_keras_call_is_forward(case):
     flow, condition = make(case), conditions(case, 6)
     x = base_points(case, 6)
@@ -197,7 +197,7 @@ def test_affine_rows_and_no_others_are_affine(case):
 # Batches.
 
 
-@rows()
+@rows(variations=False)
 @DIRECTIONS
 @pytest.mark.parametrize("batch", [(), (0,), (2, 3)], ids=str)
 def test_batches_of_any_rank(case, direction, batch):
@@ -216,7 +216,7 @@ def test_batches_of_any_rank(case, direction, batch):
     assert_all_close((value, log_det), expected)
 
 
-@rows()
+@rows(variations=False)
 @DIRECTIONS
 def test_unknown_batch_size(case, direction):
     flow, x, condition = make(case), points(case, direction, 6), conditions(case, 6)
@@ -261,7 +261,7 @@ OTHERS = {
 
 
 @pytest.mark.slow
-@rows(variations=OTHERS)
+@rows(lambda case: is_kind(case) or case.name in OTHERS)
 def test_compiled_functions_give_the_eager_numbers(case):
     flow, condition = make(case, "float32"), conditions(case, 6, dtype="float32")
     z, x = base_points(case, 6, dtype="float32"), data_points(case, 6, dtype="float32")
@@ -284,7 +284,7 @@ def has_nan(values):
     return np.isnan(np.reshape(values, (len(values), -1))).any(axis=1)
 
 
-@rows()
+@rows(variations=False)
 @DIRECTIONS
 def test_nan_stays_nan_and_in_its_row(case, direction):
     """A NaN in each component, one at a time, of two rows of nineteen."""
@@ -373,7 +373,7 @@ def test_maps_of_the_same_tensor_follow_the_weights(case, direction, wrap):
     assert_all_close(after, fused(flow, own)(tf.identity(x), **condition))
 
 
-@rows(has_weights)
+@rows(has_weights, variations=False)
 def test_equal_looking_flows_are_different(case):
     one, other = make(case, seed=1, name="flow"), make(case, seed=2, name="flow")
     assert one != other
@@ -383,7 +383,7 @@ def test_equal_looking_flows_are_different(case):
     assert not np.allclose(first, second, rtol=1e-3, atol=1e-3)
 
 
-@rows()
+@rows(variations=False)
 def test_sample_and_log_prob_agree(case):
     flow, condition = make(case), conditions(case, 4)
     dist = flow(base_distribution(case))
@@ -393,7 +393,7 @@ def test_sample_and_log_prob_agree(case):
     assert_close(log_prob, density(case, flow, x, **condition), factor=2.0)
 
 
-@rows()
+@rows(variations=False)
 def test_sample_is_forward_of_the_base_sample(case):
     flow, condition = make(case), conditions(case, 4)
     base = base_distribution(case)
@@ -487,7 +487,7 @@ def test_gradients_through_a_loop_are_those_without(case, direction):
         assert_close(a, e, "float64", 10.0)
 
 
-@rows(has_weights)
+@rows(has_weights, variations=False)
 def test_log_prob_of_samples_reaches_every_weight(case):
     flow, condition = make(case), conditions(case, 4)
     dist = flow(base_distribution(case))
@@ -527,7 +527,7 @@ def test_gradients_are_those_of_finite_differences(case, direction):
     assert slope == pytest.approx(central, rel=1e-5, abs=1e-5)
 
 
-@rows()
+@rows(variations=False)
 def test_variables_are_found_through_a_distribution(case):
     flow = make(case)
     dist = flow(base_distribution(case))
@@ -645,7 +645,7 @@ def test_condition_changes_every_component_that_is_not_kept(case, direction):
     assert tuple(np.flatnonzero(~changed)) == case.kept
 
 
-@rows(has_condition)
+@rows(has_condition, variations=False)
 def test_samples_of_each_condition(case):
     dist = make(case)(base_distribution(case))
     condition = conditions(case, 4)
@@ -654,7 +654,7 @@ def test_samples_of_each_condition(case):
     assert dist.sample((3, 2), seed=1, **condition).shape == (3, 2, 4, *case.data_shape)
 
 
-@rows(has_condition)
+@rows(has_condition, variations=False)
 def test_samples_of_equal_conditions_have_their_own_noise(case):
     dist = make(case)(base_distribution(case))
     condition = tf.repeat(conditions(case, 1)["condition"], 4, axis=0)

@@ -224,10 +224,9 @@ def test_programs_are_static_and_stay_on_the_device(name, step, with_xla):
     [
         *(("pixels", step) for step in ("train", "density", "sample", "draw")),
         *(
-            pytest.param(name, step, marks=pytest.mark.slow)
+            pytest.param(name, "draw", marks=pytest.mark.slow)
             for name in MODELS
             if name not in OTHERS | {"pixels"}
-            for step in ("train", "draw")
         ),
     ],
 )
@@ -252,7 +251,9 @@ def test_draws_follow_the_seed(name):
     assert len(np.unique(events, axis=0)) == len(events)
 
 
-@models({"recipe-real-nvp"}, of=[*FIRST_OF_RECIPES.values(), "wide", "recomputing"])
+@models(
+    {"recipe-real-nvp"}, of=["recipe-real-nvp", "recipe-maf", "recipe-glow", "recipe-nsf", "wide"]
+)
 def test_compiled_training_is_that_of_a_graph(name, with_xla):
     """Where no noise is drawn: XLA has generators of its own."""
     rng, changes = np.random.default_rng(0), []

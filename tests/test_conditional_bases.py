@@ -127,8 +127,9 @@ def test_one_condition_for_all_rows():
     assert model.sample(3, C[0], seed=1).shape == (3, 2)
 
 
-@every_base
-def test_files_and_exports(make, tmp_path):
+@pytest.mark.parametrize("name", ["normal", "mixture", "own"])
+def test_files_and_exports(name, tmp_path):
+    make = MADE_BY[name]
     model = perturbed(keras_nf.FlowModel(FLOWS["unconditional"](), base=make()))
     expected = model.log_prob(X, C)
     model.save(tmp_path / "model.keras")

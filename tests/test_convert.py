@@ -148,7 +148,7 @@ def test_file_of_a_converted_flow(name, tmp_path):
     "name",
     [
         "zuko_maf_context",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("nflows_rq_nsf", "tfp_real_nvp")),
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("nflows_rq_nsf", "tfp_real_nvp")),
     ],
 )
 def test_converted_flow_samples_and_trains(name):

@@ -228,7 +228,7 @@ def students(event_shape):
 
 @CONDITIONS
 @pytest.mark.parametrize(
-    "base", ["normal", pytest.param(students, marks=pytest.mark.slow)], ids=["normal", "function"]
+    "base", ["normal", pytest.param(students, marks=pytest.mark.long)], ids=["normal", "function"]
 )
 def test_flow_model_of_images(condition, base, tmp_path):
     flow = chain(condition)

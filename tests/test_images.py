@@ -343,7 +343,7 @@ def test_adapted_flows_have_unit_latents(recipe):
     [
         pytest.param(RECIPES["glow"], LABELS, id="glow-by-class"),
         pytest.param(RECIPES["glow"], None, id="glow", marks=pytest.mark.slow),
-        pytest.param(RECIPES["real-nvp"], LABELS, id="real-nvp-by-class", marks=pytest.mark.slow),
+        pytest.param(RECIPES["real-nvp"], LABELS, id="real-nvp-by-class", marks=pytest.mark.long),
         pytest.param(RECIPES["real-nvp"], None, id="real-nvp", marks=pytest.mark.slow),
     ],
 )
@@ -386,8 +386,15 @@ def test_served_images(recipe, tmp_path):
 # The example.
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [["glow", "--by-class"], ["real_nvp"], ["maf"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["glow", "--by-class"], marks=pytest.mark.slow),
+        pytest.param(["real_nvp"], marks=pytest.mark.long),
+        pytest.param(["maf"], marks=pytest.mark.long),
+    ],
+    ids=str,
+)
 def test_the_example_trains_and_draws(options, tmp_path):
     pytest.importorskip("matplotlib")
     shapes = {"x_train": (2300, 8, 8), "x_test": (200, 8, 8), "y_train": 2300, "y_test": 200}

@@ -135,12 +135,11 @@ def assert_revived(case, flow, revive):
 
 
 @rows()
-@REVIVED
-def test_config_makes_the_same_flow(case, revive):
-    assert_revived(case, make(case, "float32"), revive)
+def test_config_makes_the_same_flow(case):
+    assert_revived(case, make(case, "float32"), revived_by_json)
 
 
-@rows()
+@rows(variations=False)
 @REVIVED
 def test_config_of_an_unbuilt_flow_makes_the_same_flow(case, revive):
     flow = case.flow()
@@ -235,7 +234,7 @@ def test_sequential(case):
     assert len(model.weights) == case.weights + case.fixed
 
 
-@rows(variations=False)
+@few_rows
 def test_functional_models_with_and_without_the_log_det_share_a_flow(case):
     flow, x = make(case, "float32"), batch_of(case, 5)
     without = functional(case, flow)

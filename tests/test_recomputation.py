@@ -125,7 +125,7 @@ def assert_close(actual, expected, tolerance):
         np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerance * largest)
 
 
-@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.long)])
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_those_of_a_chain_that_keeps(kind, direction, dtype):
@@ -140,7 +140,7 @@ def test_gradients_are_those_of_a_chain_that_keeps(kind, direction, dtype):
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 @pytest.mark.parametrize(
     "kind",
-    ["others between", *(pytest.param(k, marks=pytest.mark.slow) for k in ("nested", "images"))],
+    ["others between", *(pytest.param(k, marks=pytest.mark.long) for k in ("nested", "images"))],
 )
 def test_gradients_in_a_graph(kind, direction, jit_compile):
     keeping, recomputing, x, condition = pair(kind)
@@ -227,7 +227,7 @@ def test_weights_may_be_arguments():
 
 @COMPILED
 @pytest.mark.parametrize(
-    "dtype", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+    "dtype", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.long)]
 )
 def test_fit_trains_alike(dtype, jit_compile):
     rng = np.random.default_rng(0)

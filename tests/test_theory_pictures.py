@@ -47,7 +47,7 @@ def draw(name, options, path, monkeypatch, names=()):
 
 
 @pytest.mark.parametrize(
-    "command", [*DRAWN, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
+    "command", [*DRAWN, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)]
 )
 def test_script_draws(command, tmp_path, monkeypatch):
     name, *options = command.split()

@@ -126,7 +126,7 @@ def test_densities_do_not_wait_for_training():
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(recipe, id=name, marks=[] if name in ("maf", "nsf") else pytest.mark.slow)
+        pytest.param(recipe, id=name, marks=[] if name == "nsf" else pytest.mark.long)
         for name, recipe in RECIPES.items()
     ],
 )

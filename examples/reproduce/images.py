@@ -43,8 +43,13 @@ MARGIN = 1e-6
 
 
 def nice():
+    """As in the paper, the scaling is next to the base; it starts at the deviations of the data."""
     mask = np.arange(SIZE) % 2 == 0
-    flow = keras_nf.nice(SIZE, layers=4, hidden_units=(1000,) * 5, mask=mask)
+    couplings = [
+        keras_nf.AdditiveCoupling(mask=mask, swap=swap, hidden_units=(1000,) * 5)
+        for swap in (False, True, False, True)
+    ]
+    flow = keras_nf.Chain([keras_nf.ActNorm(), *couplings], event_size=SIZE)
     return keras_nf.FlowModel(flow, base="logistic")
 
 

@@ -127,13 +127,20 @@ class Autoregressive(Flow):
             self.conditioner.build(inputs_shape, condition_shape)
 
     def _forward_and_log_det(self, x, condition=None):
-        return self.conditioner.solve(self.elementwise, x, condition)
+        if x.shape[-1] > 1:
+            return self.conditioner.solve(self.elementwise, x, condition)
+        # One component has none before it: its parameters are the same everywhere.
+        return self._map(self.elementwise.forward, x, ops.zeros_like(x), condition)
 
     def _inverse_and_log_det(self, y, condition=None):
-        y, restore = feature_major(y)
-        parameters = parameters_at(self.conditioner, y, condition)
-        x, log_derivatives = self.elementwise.inverse(y, parameters)
-        return restore(x), restore(ops.sum(log_derivatives, axis=0))
+        return self._map(self.elementwise.inverse, y, y, condition)
+
+    def _map(self, function, values, seen, condition):
+        """Map values with the parameters that the network gives where it sees others, or them."""
+        values, restore = feature_major(values)
+        parameters = parameters_at(self.conditioner, feature_major(seen)[0], condition)
+        values, log_derivatives = function(values, parameters)
+        return restore(values), restore(ops.sum(log_derivatives, axis=0))
 
     def get_config(self):
         config = {

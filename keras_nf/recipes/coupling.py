@@ -27,7 +27,8 @@ def nice(
     """NICE: additive couplings and a final scaling (Dinh, Krueger and Bengio, 2014).
 
     Each coupling exchanges the kept and the transformed part of the one before. The paper uses a
-    logistic base: `FlowModel(nice(...), base="logistic")`. Both directions are cheap.
+    logistic base: `FlowModel(nice(...), base="logistic")`. Its scaling is next to the base; here it
+    is next to the data, whose units it takes up. Both directions are cheap.
 
     Args:
       event_size: size of the event, at least 2.
