@@ -254,6 +254,7 @@ def test_posteriors(tmp_path):
     words = ("--task", "two_moons", "--simulations", 500, "--data", tmp_path / "sbi.npz")
     run_example("reproduce/sbi", *words, "--epochs", 1, "--rows", 100, "--out", tmp_path)
     (row,) = rows_of(tmp_path / "sbi.csv")
+    assert row["network"] in ("wide", "narrow")
     assert 0.5 < float(row["c2st"]) <= 1.0
 
 

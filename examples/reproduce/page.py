@@ -157,8 +157,9 @@ def image_table():
 
 def sbi_table():
     lines = [
-        "| task | simulations | paper | ours, ± 2 standard errors | steps × rows | minutes |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| task | simulations | paper | ours, ± 2 standard errors | network | steps × rows "
+        "| minutes |",
+        "|---|--:|--:|--:|---|--:|--:|",
     ]
     found = runs("sbi", ("task", "simulations", "seed"))
     for task, published in SBI.items():
@@ -167,7 +168,7 @@ def sbi_table():
             if rows:
                 lines.append(
                     f"| {task.replace('_', ' ')} | {simulations:,} | {value:.3f} | "
-                    f"{measured(rows, 'c2st', 3)} | {training(rows[-1])} |"
+                    f"{measured(rows, 'c2st', 3)} | {rows[-1]['network']} | {training(rows[-1])} |"
                 )
     return lines
 
