@@ -53,7 +53,7 @@ def forget_after_a_test():
     if "matplotlib.pyplot" in sys.modules:
         # What a test draws in pyplot's current axes is not for the next one.
         sys.modules["matplotlib.pyplot"].close("all")
-    if _count % 4 == 0:
+    if _count % 16 == 0:
         # Python does not know how large graphs are, and would wait for many of them.
         gc.collect()
     if _count % 100 == 0:
