@@ -28,9 +28,9 @@ def sbi():
 
 
 def make(regression, head):
-    options = SimpleNamespace(hidden_layers=1, units=8, dropout=0.0, bins=4)
+    options = SimpleNamespace(hidden_layers=1, units=8, bins=4)
     keras.utils.set_random_seed(0)
-    model = regression.make_model(head, FEATURES.shape[1], Y, options)
+    model = regression.make_model(head, FEATURES.shape[1], Y, options, dropout=0.0)
     model.adapt({"x": Y, "condition": np.resize(FEATURES, (len(Y), 3))})
     # The last flow is `Standardize`, whose numbers are those of the data.
     for flow in model.flow.flows[:-1]:
@@ -71,8 +71,8 @@ class TestRegression:
 
 def test_likelihood_of_integers_is_that_of_their_probabilities(regression):
     grades = np.arange(3.0, 9.0, dtype="float32")[:, None]
-    options = SimpleNamespace(hidden_layers=1, units=8, dropout=0.0, bins=4)
-    model = regression.make_model("flow", 3, grades, options, is_integer=True)
+    options = SimpleNamespace(hidden_layers=1, units=8, bins=4)
+    model = regression.make_model("flow", 3, grades, options, dropout=0.0, is_integer=True)
     model.adapt({"x": grades, "condition": np.zeros((6, 3), "float32")})
     features = np.tile(FEATURES[:1], (6, 1))
     each = [regression.log_likelihood(model, y[None], features[:1], True) for y in grades]
@@ -108,6 +108,7 @@ def test_regression_command_goes_on_where_it_stopped(tmp_path):
     done = {(row["split"], row["head"]) for row in rows}
     assert done == {(split, head) for split in "01" for head in ("gaussian", "flow")}
     assert len(rows) == 4
+    assert {row["dropout"] for row in rows} <= {"0.0", "0.05"}
     assert np.all(np.isfinite([float(row["log_likelihood"]) for row in rows]))
     assert printed.splitlines()[-1].split()[:2] == ["toy", "2"]
 
