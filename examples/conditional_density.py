@@ -5,8 +5,8 @@
 Trains the same network with two heads, a Gaussian whose mean and scale depend on the features and
 `keras_nf.density_head`, and prints their test log-likelihoods in nats, in the units of the targets,
 the RMSE of their predictive means, and the share of targets inside of their 90 % intervals. Of
-several rates of dropout the one with the best validation likelihood is taken. Of the
-sets in `--integers` the likelihood is that of the integer, a probability.
+several rates of dropout the one with the best validation likelihood is taken. Of the sets in
+`--integers` the likelihood is that of the integer, a probability.
 
 The data are scikit-learn's `diabetes` set with ten random splits, or those of `--data FILE.npz`:
 for each set the arrays `<set>_x` of shape (rows, features), `<set>_y` of shape (rows,) and

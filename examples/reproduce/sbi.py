@@ -104,6 +104,7 @@ def train_networks(theta, x, options, folder):
     candidates, minutes = {}, 0.0
     for name, (sizes, (epochs, rate)) in NETWORKS.items():
         settings = copy.copy(options)
+        settings.minutes = options.minutes / len(NETWORKS)
         fill_in(settings, (epochs, max(20, len(theta) // 100), rate))
         model = make_model(options.task, theta, x, *sizes)
         batches = batches_of(

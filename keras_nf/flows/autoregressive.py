@@ -129,16 +129,16 @@ class Autoregressive(Flow):
     def _forward_and_log_det(self, x, condition=None):
         if x.shape[-1] > 1:
             return self.conditioner.solve(self.elementwise, x, condition)
-        # One component has none before it: its parameters are the same everywhere.
-        return self._map(self.elementwise.forward, x, ops.zeros_like(x), condition)
+        # One component has none before it: its parameters do not depend on what the network sees.
+        return self._map(self.elementwise.forward, x, condition)
 
     def _inverse_and_log_det(self, y, condition=None):
-        return self._map(self.elementwise.inverse, y, y, condition)
+        return self._map(self.elementwise.inverse, y, condition)
 
-    def _map(self, function, values, seen, condition):
-        """Map values with the parameters that the network gives where it sees others, or them."""
+    def _map(self, function, values, condition):
+        """Map values with the parameters that the network gives where it sees them."""
         values, restore = feature_major(values)
-        parameters = parameters_at(self.conditioner, feature_major(seen)[0], condition)
+        parameters = parameters_at(self.conditioner, values, condition)
         values, log_derivatives = function(values, parameters)
         return restore(values), restore(ops.sum(log_derivatives, axis=0))
 
