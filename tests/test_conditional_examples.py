@@ -30,7 +30,7 @@ def sbi():
 def make(regression, head):
     options = SimpleNamespace(hidden_layers=1, units=8, bins=4)
     keras.utils.set_random_seed(0)
-    model = regression.make_model(head, FEATURES.shape[1], Y, options, dropout=0.0)
+    model = regression.make_models(FEATURES.shape[1], Y, options, dropout=0.0)[head]
     model.adapt({"x": Y, "condition": np.resize(FEATURES, (len(Y), 3))})
     # The last flow is `Standardize`, whose numbers are those of the data.
     for flow in model.flow.flows[:-1]:
@@ -72,13 +72,24 @@ class TestRegression:
 def test_likelihood_of_integers_is_that_of_their_probabilities(regression):
     grades = np.arange(3.0, 9.0, dtype="float32")[:, None]
     options = SimpleNamespace(hidden_layers=1, units=8, bins=4)
-    model = regression.make_model("flow", 3, grades, options, dropout=0.0, is_integer=True)
+    model = regression.make_models(3, grades, options, dropout=0.0, is_integer=True)["flow"]
     model.adapt({"x": grades, "condition": np.zeros((6, 3), "float32")})
     features = np.tile(FEATURES[:1], (6, 1))
     each = [regression.log_likelihood(model, y[None], features[:1], True) for y in grades]
     assert np.sum(np.exp(each)) == pytest.approx(1.0, abs=1e-5)
     together = regression.log_likelihood(model, grades, features, True)
     assert together == pytest.approx(np.mean(each), abs=1e-5)
+
+
+def test_flow_starts_as_the_gaussian(regression):
+    options = SimpleNamespace(hidden_layers=1, units=8, bins=4)
+    models = regression.make_models(3, Y, options, dropout=0.0)
+    x = {"x": Y[:4], "condition": FEATURES}
+    models["gaussian"].adapt({"x": Y, "condition": np.resize(FEATURES, (len(Y), 3))})
+    models["gaussian"].compile(keras.optimizers.SGD(0.1))
+    models["gaussian"].fit(x, epochs=1, verbose=0)
+    expected, log_prob = (model.log_prob(Y[:4], FEATURES) for model in models.values())
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-6)
 
 
 def test_splits_share_no_row(regression):
@@ -109,6 +120,7 @@ def test_regression_command_goes_on_where_it_stopped(tmp_path):
     assert done == {(split, head) for split in "01" for head in ("gaussian", "flow")}
     assert len(rows) == 4
     assert {row["dropout"] for row in rows} <= {"0.0", "0.05"}
+    assert {row["phases"] for row in rows} <= {"1", "2"}
     assert np.all(np.isfinite([float(row["log_likelihood"]) for row in rows]))
     assert printed.splitlines()[-1].split()[:2] == ["toy", "2"]
 
@@ -120,6 +132,14 @@ def test_regression_command_without_data(tmp_path):
     name, splits, log_prob, *_ = printed.splitlines()[-1].split()
     assert (name, splits) == ("diabetes", "1")
     assert np.isfinite(float(log_prob))
+
+
+def test_results_of_other_columns_are_refused(regression, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out.csv").write_text("set,split\n")
+    monkeypatch.setattr("sys.argv", ["", "--out", str(tmp_path / "out.csv")])
+    with pytest.raises(SystemExit):
+        regression.main()
+    assert "out.csv with set, split. Give another name." in capsys.readouterr().err
 
 
 def test_default_regression_set(regression):

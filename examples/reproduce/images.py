@@ -24,6 +24,7 @@ References:
 """
 
 import math
+from functools import partial
 
 import numpy as np
 from harness import batches_of, fill_in, gaussian_log_prob, mean_and_error, parser_of, record, train
@@ -87,7 +88,7 @@ def multiscale():
 
 # By name: the model, whether labels condition it; epochs, rows in a batch and learning rate.
 MODELS = {
-    "nice": (lambda by_class: nice(), 50, 200, 1e-3),
+    "nice": (lambda by_class: nice(), 50, 200, 5e-3),
     "gaussian": None,
     "made": (lambda by_class: made(1, by_class), 50, 200, 1e-3),
     "made-mog": (lambda by_class: made(10, by_class), 50, 200, 1e-3),
@@ -109,10 +110,13 @@ def events_of(name):
         p = MARGIN + (1.0 - 2.0 * MARGIN) * unit(x)
         return tf.cast(tf.math.log(p) - tf.math.log1p(-p), tf.float32)
 
+    def image(x):
+        return tf.reshape(tf.cast(x, tf.float32), (-1, 28, 28, 1))
+
     if name == "nice":
-        return lambda x: tf.cast(unit(x), tf.float32), lambda x: 256.0 * x
+        return lambda x: tf.cast(unit(x), tf.float32), partial(tf.multiply, 256.0)
     if name in ("glow", "multiscale"):
-        return lambda x: tf.reshape(tf.cast(x, tf.float32), (-1, 28, 28, 1)), lambda x: x
+        return image, tf.identity
     return logit, lambda y: 256.0 * tf.sigmoid(y)
 
 

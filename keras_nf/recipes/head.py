@@ -38,6 +38,10 @@ def density_head(
     targets. Of a single target `cdf`, `quantile`, `interval`, `mean` and `stddev` of the model are
     exact. Several get their joint density, each given those before it.
 
+    Targets of little noise ask for a first training without the spline, of a model with the chain
+    `keras_nf.Chain(head.flows[1:], event_size=1)`: it has location and scale alone, and shares them
+    with the head, whose training then starts from there.
+
     Args:
       event_size: number of targets.
       low: lower bound of the targets, which they do not touch unless there is an upper one too:
