@@ -60,10 +60,9 @@ def make_models(features, y, options, dropout, is_integer=False):
     ends = {"low": int(y.min()), "high": int(y.max()), "integers": True} if is_integer else {}
     head = keras_nf.density_head(bins=options.bins, **ends)
     chains = {"gaussian": keras_nf.Chain(head.flows[1:], event_size=1), "flow": head}
-    models = {}
-    for name in HEADS:
-        models[name] = keras_nf.FlowModel(chains[name], encoder=encoder)
-        models[name].build({"x": (None, 1), "condition": (None, features)})
+    models = {name: keras_nf.FlowModel(chains[name], encoder=encoder) for name in HEADS}
+    for model in models.values():
+        model.build({"x": (None, 1), "condition": (None, features)})
     return models
 
 
@@ -125,16 +124,14 @@ class Trainer:
     def __init__(self, features, y, options, dropout, is_integer):
         self.make = lambda: make_models(features, y, options, dropout, is_integer)
         self.options, self.is_integer = options, is_integer
-        self.models, self.optimizer_states = self.make(), {}
-        for name, model in self.models.items():
+        self.models = self.make()
+        for model in self.models.values():
             optimizer = keras.optimizers.AdamW(
                 options.learning_rate,
                 weight_decay=options.weight_decay,
                 global_clipnorm=options.clip,
             )
             model.compile(optimizer, jit_compile=True, steps_per_execution=options.min_steps)
-            optimizer.build(model.trainable_variables)
-            self.optimizer_states[name] = [variable.numpy() for variable in optimizer.variables]
 
     def train(self, train, validation, held_out, seed):
         """Yield head, phases, losses and measures of each density, as soon as it is trained."""
@@ -146,8 +143,8 @@ class Trainer:
                 self.models["flow"].set_weights(self.make()["flow"].get_weights())
                 self.models["gaussian"].adapt(train)
             model = self.models[head]
-            for variable, value in zip(model.optimizer.variables, self.optimizer_states[head]):
-                variable.assign(value)
+            for variable in model.optimizer.variables:
+                variable.assign(keras.ops.zeros_like(variable))
             model.optimizer.learning_rate = self.options.learning_rate / phases
             callbacks = [
                 keras.callbacks.ReduceLROnPlateau(factor=0.3, patience=patience // 2),

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.usefixtures("without_xla")
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(4, 3)).astype("float32")
 Y = RNG.gamma(2.0, size=(50, 1)).astype("float32")
+PAIRS = {"x": Y, "condition": np.resize(FEATURES, (len(Y), 3))}
+OPTIONS = SimpleNamespace(hidden_layers=1, units=8, bins=4)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +30,9 @@ def sbi():
 
 
 def make(regression, head):
-    options = SimpleNamespace(hidden_layers=1, units=8, bins=4)
     keras.utils.set_random_seed(0)
-    model = regression.make_models(FEATURES.shape[1], Y, options, dropout=0.0)[head]
-    model.adapt({"x": Y, "condition": np.resize(FEATURES, (len(Y), 3))})
+    model = regression.make_models(FEATURES.shape[1], Y, OPTIONS, dropout=0.0)[head]
+    model.adapt(PAIRS)
     # The last flow is `Standardize`, whose numbers are those of the data.
     for flow in model.flow.flows[:-1]:
         perturb(flow)
@@ -71,8 +72,7 @@ class TestRegression:
 
 def test_likelihood_of_integers_is_that_of_their_probabilities(regression):
     grades = np.arange(3.0, 9.0, dtype="float32")[:, None]
-    options = SimpleNamespace(hidden_layers=1, units=8, bins=4)
-    model = regression.make_models(3, grades, options, dropout=0.0, is_integer=True)["flow"]
+    model = regression.make_models(3, grades, OPTIONS, dropout=0.0, is_integer=True)["flow"]
     model.adapt({"x": grades, "condition": np.zeros((6, 3), "float32")})
     features = np.tile(FEATURES[:1], (6, 1))
     each = [regression.log_likelihood(model, y[None], features[:1], True) for y in grades]
@@ -82,10 +82,9 @@ def test_likelihood_of_integers_is_that_of_their_probabilities(regression):
 
 
 def test_flow_starts_as_the_gaussian(regression):
-    options = SimpleNamespace(hidden_layers=1, units=8, bins=4)
-    models = regression.make_models(3, Y, options, dropout=0.0)
+    models = regression.make_models(3, Y, OPTIONS, dropout=0.0)
     x = {"x": Y[:4], "condition": FEATURES}
-    models["gaussian"].adapt({"x": Y, "condition": np.resize(FEATURES, (len(Y), 3))})
+    models["gaussian"].adapt(PAIRS)
     models["gaussian"].compile(keras.optimizers.SGD(0.1))
     models["gaussian"].fit(x, epochs=1, verbose=0)
     expected, log_prob = (model.log_prob(Y[:4], FEATURES) for model in models.values())
