@@ -182,6 +182,8 @@ def measure(model, held_out, is_integer):
 def run_set(name, arrays, done, options):
     """Yield the rows of results of each split that is not done yet, one for each density."""
     x, y, test = (np.asarray(arrays[f"{name}_{part}"]) for part in ("x", "y", "test"))
+    # Also for the noise of dropout, whose generators are made with the models.
+    keras.utils.set_random_seed(options.seed)
     trainers = None
     for split, test_rows in enumerate(test[: options.splits]):
         if (name, split) in done:
