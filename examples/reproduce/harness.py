@@ -65,9 +65,16 @@ class Clock(keras.callbacks.Callback):
 
 def batches_of(x, batch_size, transform):
     """Return endless shuffled batches, as `transform` makes them of rows."""
+    x = tf.nest.map_structure(tf.constant, x)
     rows = len(tf.nest.flatten(x)[0])
-    data = tf.data.Dataset.from_tensor_slices(x).shuffle(rows).repeat()
-    batches = data.batch(batch_size, drop_remainder=True)
+
+    def shuffled(_):
+        order = tf.random.shuffle(tf.range(rows))
+        return tf.nest.map_structure(lambda array: tf.gather(array, order), x)
+
+    # All rows at once: one by one, they cost as much as the steps of a small network.
+    data = tf.data.Dataset.range(1).repeat().map(shuffled)
+    batches = data.rebatch(batch_size, drop_remainder=True)
     return batches.map(transform, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
