@@ -75,6 +75,7 @@ def batches_of(x, batch_size, transform):
     # All rows at once: one by one, they cost as much as the steps of a small network.
     data = tf.data.Dataset.range(1).repeat().map(shuffled)
     batches = data.rebatch(batch_size, drop_remainder=True)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(data.cardinality()))
     return batches.map(transform, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
