@@ -106,7 +106,9 @@ def training(row):
         return "none | –"
     part = int(row["steps"]) / int(row["planned"])
     of_plan = "" if part == 1.0 else f" ({100.0 * part:.0f} % of the plan)"
-    return f"{int(row['steps']):,} × {row['batch_size']}{of_plan} | {float(row['minutes']):.0f}"
+    minutes = float(row["minutes"])
+    time = f"{minutes:.0f}" if minutes >= 1.0 else "under 1"
+    return f"{int(row['steps']):,} × {row['batch_size']}{of_plan} | {time}"
 
 
 def measured(rows, name, digits):
