@@ -112,7 +112,7 @@ class TestBackupAndRestore:
         run.fit(run.compiled_model(), callbacks=[backup, Kill()])
     """
 
-    @pytest.mark.parametrize("save_freq", ["epoch", pytest.param(2, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("save_freq", ["epoch", pytest.param(2, marks=pytest.mark.long)])
     def test_killed_process(self, save_freq, tmp_path):
         run_python(self.SCRIPT, tmp_path, save_freq, returncode=-signal.SIGKILL)
         assert (tmp_path / "backup").exists()

@@ -124,7 +124,7 @@ def test_regression_command_goes_on_where_it_stopped(tmp_path):
     assert printed.splitlines()[-1].split()[:2] == ["toy", "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_regression_command_without_data(tmp_path):
     options = ["--splits", 1, "--epochs", 1, "--units", 4, "--bins", 2, "--min-steps", 2]
     printed = run_example("conditional_density", *options, "--out", tmp_path / "out.csv")

@@ -107,7 +107,7 @@ def right(name, seed):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if index % 2 else [])
+        pytest.param(name, marks=[pytest.mark.long] if index % 2 else [])
         for index, name in enumerate(RIGHT)
     ],
 )

@@ -165,7 +165,7 @@ def test_keras_file(name, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name == "convolution" else pytest.mark.slow)
+        name if name in ("convolution", "unbuilt") else pytest.param(name, marks=pytest.mark.long)
         for name in SINGLE
     ],
 )

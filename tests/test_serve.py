@@ -571,7 +571,7 @@ def test_request_that_drips_ends(hasty, part, rest):
     [
         (400_000, 1, 0),
         pytest.param(400_000, 1, 100, marks=pytest.mark.long),
-        pytest.param(40_000, 12, 0, marks=pytest.mark.slow),
+        pytest.param(40_000, 12, 0, marks=pytest.mark.long),
     ],
     ids=["one", "one-slowly", "many"],
 )

@@ -92,7 +92,8 @@ def program(tmp_path_factory):
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 @pytest.mark.parametrize(
-    ("signature", "given", "returned", "size"), [("cdf", "x", "cdf", 1), ("quantile", "p", "x", 0)]
+    ("signature", "given", "returned", "size"),
+    [("cdf", "x", "cdf", 1), pytest.param("quantile", "p", "x", 0, marks=pytest.mark.long)],
 )
 def test_program_without_python(signature, given, returned, size, program, tmp_path):
     model = make("plain")

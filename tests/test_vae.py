@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import COMPILED, perturb
+from cases import perturb
 from processes import load_example, run_example
 
 import keras_nf
@@ -161,8 +161,15 @@ def test_binarization_is_fresh_and_keeps_binary_pixels(example):
     np.testing.assert_allclose(first.mean(axis=0), grey[0], atol=0.06)
 
 
-@COMPILED
-@FLOWS
+@pytest.mark.parametrize(
+    ("posterior", "jit_compile"),
+    [
+        ("planar", False),
+        ("iaf", False),
+        pytest.param("iaf", True, marks=pytest.mark.slow),
+        pytest.param("planar", True, marks=pytest.mark.long),
+    ],
+)
 def test_same_seed_same_losses(example, posterior, jit_compile):
     grey = np.random.default_rng(1).random((40, PIXELS), dtype="float32")
 
