@@ -44,18 +44,18 @@ MARGIN = 1e-6
 
 
 def nice():
-    """As in the paper, the scaling is next to the base; it starts at the deviations of the data."""
+    """As in the paper, the scaling is next to the base; networks see standardized pixels."""
     mask = np.arange(SIZE) % 2 == 0
     couplings = [
         keras_nf.AdditiveCoupling(mask=mask, swap=swap, hidden_units=(1000,) * 5)
         for swap in (False, True, False, True)
     ]
-    flow = keras_nf.Chain([keras_nf.ActNorm(), *couplings], event_size=SIZE)
-    return keras_nf.FlowModel(flow, base="logistic")
+    return standardized([keras_nf.ActNorm(), *couplings], base="logistic")
 
 
 def standardized(flows, base="normal"):
-    return keras_nf.FlowModel(keras_nf.Chain([*flows, keras_nf.Standardize()]), base=base)
+    flow = keras_nf.Chain([*flows, keras_nf.Standardize()], event_size=SIZE)
+    return keras_nf.FlowModel(flow, base=base)
 
 
 def made(components, conditional):
@@ -88,7 +88,7 @@ def multiscale():
 
 # By name: the model, whether labels condition it; epochs, rows in a batch and learning rate.
 MODELS = {
-    "nice": (lambda by_class: nice(), 50, 200, 5e-3),
+    "nice": (lambda by_class: nice(), 50, 200, 1e-2),
     "gaussian": None,
     "made": (lambda by_class: made(1, by_class), 50, 200, 1e-3),
     "made-mog": (lambda by_class: made(10, by_class), 50, 200, 1e-3),
