@@ -65,9 +65,11 @@ def maf_residual(size, units, layers=10):
 
 
 def nsf(size, units, coupling):
+    """Linear maps of all components, which are between the splines, also lie at both ends."""
     units = units[2 if coupling else 1]
     options = {"layers": 10, "hidden_units": (units,) * 5, "residual": True, "bound": 4.0}
-    return [keras_nf.nsf(size, coupling=coupling, **options)], "normal"
+    splines = keras_nf.nsf(size, coupling=coupling, **options)
+    return [keras_nf.LULinear(), splines, keras_nf.LULinear()], "normal"
 
 
 # By name: the function, its further arguments, and epochs, rows in a batch and learning rate.

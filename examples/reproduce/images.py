@@ -126,7 +126,7 @@ def draw_samples(model, to_levels, by_class, path):
     samples = model.sample(10 if by_class else 100, condition=condition, seed=0)
     levels = np.clip(to_levels(samples), 0.0, 255.0).reshape(100, 28, 28)
     axes = keras_nf.plot.images(levels, columns=10)
-    axes.figure.savefig(path, dpi=100)
+    axes.figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
 def main():
