@@ -28,13 +28,13 @@ import tensorflow as tf
 import keras_nf
 
 # Units of a hidden layer in the MAF paper, which has two, and in the NSF paper: of blocks of
-# autoregressive flows, and of couplings.
+# autoregressive flows; layers, blocks of each and units of couplings.
 UNITS = {
-    "power": (100, 256, 256),
-    "gas": (100, 256, 256),
-    "hepmass": (512, 256, 128),
-    "miniboone": (512, 32, 32),
-    "bsds300": (512, 512, 128),
+    "power": (100, 256, (10, 2, 256)),
+    "gas": (100, 256, (10, 2, 256)),
+    "hepmass": (512, 256, (20, 1, 128)),
+    "miniboone": (512, 32, (10, 2, 32)),
+    "bsds300": (512, 512, (20, 1, 128)),
 }
 
 
@@ -66,9 +66,9 @@ def maf_residual(size, units, layers=10):
 
 def nsf(size, units, coupling):
     """Linear maps of all components, which are between the splines, also lie at both ends."""
-    units = units[2 if coupling else 1]
-    options = {"layers": 10, "hidden_units": (units,) * 5, "residual": True, "bound": 4.0}
-    splines = keras_nf.nsf(size, coupling=coupling, **options)
+    layers, blocks, units = units[2] if coupling else (10, 2, units[1])
+    options = {"layers": layers, "hidden_units": (units,) * (1 + 2 * blocks), "residual": True}
+    splines = keras_nf.nsf(size, coupling=coupling, bound=4.0, **options)
     return [keras_nf.LULinear(), splines, keras_nf.LULinear()], "normal"
 
 
