@@ -39,7 +39,8 @@ def draw_tables():
             if row is not None:
                 color = f"C{MODELS.index(model)}"
                 epochs, values = curve(f"density-{name}-{model}-0", row, rows)
-                axes.plot(epochs, values, color=color, label=TITLES[model].split(",")[0])
+                label = ",".join(TITLES[model].split(",")[:2])
+                axes.plot(epochs, values, color=color, label=label)
                 if name == "power":
                     # The photographs to validate with are others than those of the test.
                     axes.axhline(DENSITY[name][model], color=color, linewidth=0.7, linestyle=":")
