@@ -143,8 +143,10 @@ def main():
     keras.utils.set_random_seed(options.seed)
     to_events, to_levels = events_of(options.model)
 
-    def inputs(x, label):
+    def inputs(x, label, noise=0.0):
         x = to_events(x)
+        if noise:
+            x += tf.random.normal(tf.shape(x), stddev=noise)
         return {"x": x, "condition": tf.cast(label, tf.float32)} if options.by_class else x
 
     kept = len(pixels["train"]) - VALIDATION
@@ -166,10 +168,8 @@ def main():
     make, *defaults = MODELS[options.model]
     fill_in(options, defaults)
     model = make(options.by_class)
-    seen = inputs(x_train[:VALIDATION], labels_train[:VALIDATION])
-    if options.model == "nice":
-        seen += tf.random.normal(tf.shape(seen), stddev=LEAST_DEVIATION)
-    model.adapt(seen)
+    noise = LEAST_DEVIATION if options.model == "nice" else 0.0
+    model.adapt(inputs(x_train[:VALIDATION], labels_train[:VALIDATION], noise))
     folder = options.out / "-".join(map(str, ("images", *run.values())))
     batches = batches_of((x_train, labels_train), options.batch_size, inputs)
     progress = train(model, batches, val, len(x_train), options, folder)
