@@ -127,7 +127,7 @@ def test_one_condition_for_all_rows():
     assert model.sample(3, C[0], seed=1).shape == (3, 2)
 
 
-@pytest.mark.parametrize("name", ["normal", "mixture", "own"])
+@pytest.mark.parametrize("name", [pytest.param("normal", marks=pytest.mark.long), "mixture", "own"])
 def test_files_and_exports(name, tmp_path):
     make = MADE_BY[name]
     model = perturbed(keras_nf.FlowModel(FLOWS["unconditional"](), base=make()))

@@ -101,7 +101,7 @@ def test_splits_share_no_row(regression):
     np.testing.assert_allclose(parts[0]["condition"].std(axis=0), 1.0, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_regression_command_goes_on_where_it_stopped(tmp_path):
     x = RNG.normal(size=(60, 2)).astype("float32")
     test = np.stack([np.arange(6), np.arange(6, 12)]).astype("int32")

@@ -61,7 +61,7 @@ def test_samples(condition):
 
 @pytest.mark.parametrize(
     "condition",
-    [pytest.param(None, marks=pytest.mark.slow, id="plain"), pytest.param(C, id="conditional")],
+    [pytest.param(None, marks=pytest.mark.long, id="plain"), pytest.param(C, id="conditional")],
 )
 def test_files(condition, tmp_path):
     model = model_of(condition)

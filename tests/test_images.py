@@ -342,7 +342,7 @@ def test_adapted_flows_have_unit_latents(recipe):
     ("recipe", "condition"),
     [
         pytest.param(RECIPES["glow"], LABELS, id="glow-by-class"),
-        pytest.param(RECIPES["glow"], None, id="glow", marks=pytest.mark.slow),
+        pytest.param(RECIPES["glow"], None, id="glow", marks=pytest.mark.long),
         pytest.param(RECIPES["real-nvp"], LABELS, id="real-nvp-by-class", marks=pytest.mark.long),
         pytest.param(RECIPES["real-nvp"], None, id="real-nvp", marks=pytest.mark.slow),
     ],

@@ -50,7 +50,7 @@ def test_drawn_rows_have_the_entropy_that_is_printed(example):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format_", ["npy", "tfrecord"])
+@pytest.mark.parametrize("format_", ["tfrecord", pytest.param("npy", marks=pytest.mark.long)])
 def test_the_example_learns_what_it_streams(format_, tmp_path):
     options = ["--rows", 20000, "--features", 2, "--format", format_, "--batch-size", 128]
     training = ["--epochs", 3, "--learning-rate", 3e-3, "--buffer", 4096]

@@ -764,6 +764,7 @@ def test_start_without_a_model_in_a_process(models, tmp_path):
     assert words in errors.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_start_at_a_port_in_use(models, server):
     code, errors = refusal(models, "--port", server[0])
     assert code in (1, 3)  # depending on the version of uvicorn

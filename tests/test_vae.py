@@ -166,7 +166,7 @@ def test_binarization_is_fresh_and_keeps_binary_pixels(example):
     [
         ("planar", False),
         ("iaf", False),
-        pytest.param("iaf", True, marks=pytest.mark.slow),
+        pytest.param("iaf", True, marks=pytest.mark.long),
         pytest.param("planar", True, marks=pytest.mark.long),
     ],
 )

@@ -81,7 +81,7 @@ def test_workers_go_on_from_a_backup(tmp_path):
         assert_equal(one, expected, [name for name in expected if name.startswith("weight")])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_never_comes_is_given_up(tmp_path):
     codes, printed = workers.finish(workers.start(2, tmp_path, "alone", missing=[1]), 100)
     assert codes == [1]
