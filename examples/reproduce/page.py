@@ -83,7 +83,7 @@ IMAGES = {
     "glow": -1.05,
     "multiscale": -1.06,
 }
-
+BITS_PER_DIMENSION = ("glow", "multiscale")
 # Accuracies of the classifier after 1,000, 10,000 and 100,000 simulations, of posteriors by spline
 # flows: arXiv:2101.04653, and its repository.
 SBI = {
@@ -130,7 +130,7 @@ def measured(rows, name, digits):
 def line(title, published, digits, rows):
     """Return the line of a model, with dashes where nothing was measured."""
     # Papers have two digits at most.
-    start = f"| {title} | {number(published, min(digits, 2))} |"
+    start = f"| {title} | {number(published, min(digits, 2)) if published else '–'} |"
     if not rows:
         return f"{start} – | – | – | – |"
     parameters = f"{int(rows[-1]['parameters']):,}"
@@ -157,11 +157,11 @@ def image_table():
     """Return the table of images: of those that papers have, and of what else was measured."""
     found = runs("images", ("model", "seed"))
     lines = []
-    for model, published in IMAGES.items():
+    for model in dict.fromkeys([*IMAGES, *(model for model, _ in found)]):
         rows = [row for key, row in found.items() if key[0] == model]
         name = model.removesuffix("-by-class")
         title = f"`{name}`" if name == model else f"`{name}` given the label"
-        lines.append(line(title, published, 1 if abs(published) > 100.0 else 3, rows))
+        lines.append(line(title, IMAGES.get(model), 3 if name in BITS_PER_DIMENSION else 1, rows))
     return [*MODELS_HEAD, *lines]
 
 

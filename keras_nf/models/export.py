@@ -56,7 +56,8 @@ shape `(rows,)`, in nats |
     Example:
 
     >>> import pathlib, tempfile, keras_nf, tensorflow as tf
-    >>> model = keras_nf.FlowModel(keras_nf.maf(event_size=2, layers=2, hidden_units=(8,)))
+    >>> flow = keras_nf.maf(event_size=2, layers=2, hidden_units=(8,))
+    >>> model = keras_nf.FlowModel(flow)
     >>> model.build((None, 2))
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "density" / "1"
     >>> keras_nf.export_saved_model(model, path)

@@ -51,7 +51,8 @@ class FlowDensity(DensityMixin, FlowEstimator):
     >>> from sklearn.model_selection import cross_val_score
     >>> from keras_nf.sklearn import FlowDensity
     >>> x = np.random.default_rng(0).gamma(2.0, size=(200, 2))
-    >>> density = FlowDensity("maf", flow_options={"layers": 2}, epochs=2, random_state=0)
+    >>> small = {"layers": 2}
+    >>> density = FlowDensity("maf", flow_options=small, epochs=2, random_state=0)
     >>> cross_val_score(density, x, cv=2).shape
     (2,)
     >>> density.fit(x).sample(3, random_state=0).shape
