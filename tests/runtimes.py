@@ -114,13 +114,13 @@ def is_installed(runtime):
     return all(importlib.util.find_spec(name) for name in RUNTIMES[runtime][0])
 
 
-def difference(runtime, model, path, flow, signature):
-    """Return the largest difference from the model, in its units."""
+def answers(runtime, model, path, flow, signature):
+    """Return what a runtime and what the model answer."""
     _, run = RUNTIMES[runtime]
     result = run(path, signature, arguments(flow, signature))
     answer = expected(model, flow, signature)
     assert result.shape == answer.shape
-    return float(np.max(np.abs(result - answer)))
+    return result, answer
 
 
 def operations(function):
@@ -173,7 +173,8 @@ def main():
                     if signature == "sample" and runtime != "TensorFlow":
                         cells.append("-")
                         continue
-                    cells.append(f"{difference(runtime, model, path, flow, signature):.1e}")
+                    result, answer = answers(runtime, model, path, flow, signature)
+                    cells.append(f"{np.max(np.abs(result - answer)):.1e}")
                 print(f"| {runtime} | {flow} |", " | ".join(cells), "|", flush=True)
         print()
         print(table_of_operations(paths))

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from runtimes import FLOWS, RUNTIMES, arguments, difference, is_installed, make
+from processes import ROOT
+from runtimes import FLOWS, RUNTIMES, answers, arguments, is_installed, make, table_of_operations
 
 import keras_nf
 
@@ -32,14 +33,23 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("runtime", OTHERS)
 def test_signature_of_another_runtime(runtime, flow, signature, exported):
-    assert difference(runtime, *exported[flow], flow, signature) < 1e-5
+    result, answer = answers(runtime, *exported[flow], flow, signature)
+    # Of hundreds of nats, as Glow's log-densities are, float32 has steps of 6e-5.
+    np.testing.assert_allclose(result, answer, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("runtime", OTHERS)
 def test_random_numbers_are_what_other_runtimes_lack(runtime, exported):
     # docs/deploy.md says so; where this fails, a runtime has learnt to draw samples.
     with pytest.raises(Exception, match="StatelessRandomGetKeyCounter"):
-        difference(runtime, *exported["MAF"], "MAF", "sample")
+        answers(runtime, *exported["MAF"], "MAF", "sample")
+
+
+@pytest.mark.long
+def test_the_page_has_the_operations(exported):
+    """`python tests/runtimes.py` prints its tables."""
+    table = table_of_operations({flow: path for flow, (_, path) in exported.items()})
+    assert table in (ROOT / "docs" / "deploy.md").read_text()
 
 
 @pytest.mark.parametrize("flow", ["MAF", "planar"])
