@@ -133,6 +133,16 @@ def test_patches_become_vectors_of_mean_zero(tables):
     assert np.max(np.abs(x - centred[:, :63])) < 1.0 / 256.0
 
 
+def test_mirrored_patches():
+    patches = RNG.integers(0, 256, size=(64, 64)).astype("uint8")
+    turned = np.asarray(load_example("reproduce/density").mirrored(patches)).reshape(-1, 8, 8)
+    images = patches.reshape(-1, 8, 8)
+    ways = [images, images[:, ::-1], images[:, :, ::-1], images[:, ::-1, ::-1]]
+    is_way = np.stack([(turned == way).all(axis=(1, 2)) for way in ways])
+    np.testing.assert_array_equal(is_way.sum(axis=0), 1)
+    assert is_way.any(axis=1).all()
+
+
 @pytest.mark.parametrize("name", ["power", "hepmass"])
 def test_files_that_are_not_there(tables, name, tmp_path):
     with pytest.raises(SystemExit, match=rf"Expected in .*, or in its folder {name}: "):
@@ -201,6 +211,9 @@ def test_a_run_goes_on_where_time_ended_it(tmp_path):
     assert json.loads((run / "clock.json").read_text())["seconds"] > 0.0
     with pytest.raises(SystemExit, match=r"'epochs': 1\.0.*Received: .*'epochs': 2\.0"):
         density("power", tmp_path, tmp_path, "--model", "made", "--epochs", 2)
+    # Rows of this set cannot be turned over.
+    with pytest.raises(SystemExit):
+        density("power", tmp_path, tmp_path, "--model", "made", "--mirror")
 
 
 @pytest.fixture

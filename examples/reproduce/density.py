@@ -8,7 +8,9 @@ validation loss, and appends the mean test log-likelihood, with two standard err
 on from where it was when it is given again. The folder of the run has `log.csv`, the curve, and
 `model.keras`. `tables.py` beside this file says which files `--data` may hold.
 
-The Gaussian is not trained: it has the mean and the covariance of the training data.
+The Gaussian is not trained: it has the mean and the covariance of the training data. With
+`--mirror` patches are turned over at random, for a set that has fewer than the paper's: photographs
+are, all in all, as likely the other way round.
 
 References:
   George Papamakarios, Theo Pavlakou, Iain Murray. Masked Autoregressive Flow for Density
@@ -16,6 +18,8 @@ References:
   Conor Durkan, Artur Bekasov, Iain Murray, George Papamakarios. Neural Spline Flows. 2019.
   arXiv:1906.04032
 """
+
+from functools import partial
 
 import numpy as np
 from harness import batches_of, fill_in, gaussian_log_prob, mean_and_error, parser_of, record, train
@@ -88,10 +92,21 @@ MODELS = {
 }
 
 
-def as_events(x):
+def mirrored(patches):
+    """Turn patches over, left to right, top to bottom, both or neither, each at random."""
+    x = tf.reshape(patches, (-1, 8, 8))
+    for axis in (1, 2):
+        is_turned = tf.random.uniform((len(x), 1, 1)) < 0.5
+        x = tf.where(is_turned, tf.reverse(x, [axis]), x)
+    return tf.reshape(x, tf.shape(patches))
+
+
+def as_events(x, mirror=False):
     """Return what the flow sees of a batch: patches get noise anew each time."""
     if x.dtype != tf.uint8:
         return x
+    if mirror:
+        x = mirrored(x)
     x = (tf.cast(x, tf.float32) + tf.random.uniform(tf.shape(x))) / 256.0
     return (x - tf.reduce_mean(x, axis=1, keepdims=True))[:, :-1]
 
@@ -100,6 +115,7 @@ def main():
     parser = parser_of(__doc__, data="a folder of files")
     parser.add_argument("--set", choices=NAMES, required=True)
     parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--mirror", action="store_true", help="turn patches over at random")
     options = parser.parse_args()
     x_train, x_val, x_test = load(options.set, options.data)
     x_train = x_train[: options.rows]
@@ -108,7 +124,10 @@ def main():
         dequantize(x, rng) if x.dtype == np.uint8 else x for x in (x_train, x_val, x_test)
     )
     size = seen.shape[1]
-    run = {"set": options.set, "model": options.model, "seed": options.seed}
+    if options.mirror and x_train.dtype != np.uint8:
+        parser.error(f"--mirror is for patches, of bsds300_patches.npz. Received: {options.set}")
+    name = options.model + "-mirrored" * options.mirror
+    run = {"set": options.set, "model": name, "seed": options.seed}
     results = options.out / "density.csv"
     if options.model == "gaussian":
         log_prob = gaussian_log_prob(seen, x_test)
@@ -122,7 +141,8 @@ def main():
     model = keras_nf.FlowModel(keras_nf.Chain([*flows, keras_nf.Standardize()]), base=base)
     model.adapt(seen)
     folder = options.out / "-".join(map(str, ("density", *run.values())))
-    batches = batches_of(x_train, options.batch_size, as_events)
+    transform = partial(as_events, mirror=options.mirror)
+    batches = batches_of(x_train, options.batch_size, transform)
     progress = train(model, batches, x_val, len(x_train), options, folder)
     model.save(folder / "model.keras")
     log_prob = model.predict(x_test, batch_size=2000, verbose=0)

@@ -144,12 +144,14 @@ MODELS_HEAD = [
 
 
 def density_table(name):
-    """Return the table of a set of data."""
+    """Return the table of a set of data; of models of mirrored patches, what was measured."""
     found = runs("density", ("set", "model", "seed"))
     lines = []
     for model, published in DENSITY[name].items():
-        rows = [row for key, row in found.items() if key[:2] == (name, model)]
-        lines.append(line(TITLES[model], published, 2, rows))
+        for run, title in ((model, TITLES[model]), (f"{model}-mirrored", "… mirrored patches")):
+            rows = [row for key, row in found.items() if key[:2] == (name, run)]
+            if rows or run == model:
+                lines.append(line(title, published, 2, rows))
     return [*MODELS_HEAD, *lines]
 
 
