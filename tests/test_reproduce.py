@@ -216,6 +216,15 @@ def test_a_run_goes_on_where_time_ended_it(tmp_path):
         density("power", tmp_path, tmp_path, "--model", "made", "--mirror")
 
 
+def test_a_table_of_other_columns_is_left_alone(tmp_path):
+    table(tmp_path)
+    results = tmp_path / "density.csv"
+    results.write_text("date,set,model\n2026-11-26,power,made\n")
+    with pytest.raises(SystemExit, match=r"columns date, set, .*Received, .*: date, set, model\."):
+        density("power", tmp_path, tmp_path, "--model", "gaussian")
+    assert len(rows_of(results)) == 1
+
+
 @pytest.fixture
 def mnist(tmp_path):
     arrays = {f"x_{name}": RNG.integers(0, 256, size=(n, 28, 28)) for name, n in SPLIT.items()}

@@ -81,8 +81,8 @@ def batches_of(x, batch_size, transform):
 
 def check_settings(path, options):
     """Refuse to go on with a run that has other settings than its start; a new one leaves them."""
-    names = ("epochs", "batch_size", "learning_rate", "rows")
-    given = {name: options[name] for name in names}
+    names = ("epochs", "batch_size", "learning_rate", "dropout", "rows")
+    given = {name: options[name] for name in names if name in options}
     if not path.exists():
         path.write_text(json.dumps(given))
     if (known := json.loads(path.read_text())) != given:
@@ -213,11 +213,17 @@ def record(path, run, parameters, results, progress=None):
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
+    print(", ".join(f"{name} {value}" for name, value in row.items()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
+    with path.open("a+", newline="") as file:
+        file.seek(0)
+        known = next(csv.reader(file), None)
+        if known is not None and known != list(row):
+            raise SystemExit(
+                f"Expected a table with the columns {', '.join(row)}. Received, in {path}: "
+                f"{', '.join(known)}. Move it away; the same command then starts a new one."
+            )
         writer = csv.DictWriter(file, row, lineterminator="\n")
-        if is_new:
+        if known is None:
             writer.writeheader()
         writer.writerow(row)
-    print(", ".join(f"{name} {value}" for name, value in row.items()))
