@@ -30,7 +30,7 @@ def forget_graphs():
 def pytest_collection_finish():
     """Leave what was imported, most of all there is, out of the search for what can go.
 
-    Building graphs, Python would search every 700 objects; below, every 16 tests do in full.
+    Building graphs, it would search every 700 objects; after every 16th test is often enough.
     """
     gc.collect()
     gc.freeze()

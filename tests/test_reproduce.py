@@ -211,9 +211,15 @@ def test_a_run_goes_on_where_time_ended_it(tmp_path):
     assert json.loads((run / "clock.json").read_text())["seconds"] > 0.0
     with pytest.raises(SystemExit, match=r"'epochs': 1\.0.*Received: .*'epochs': 2\.0"):
         density("power", tmp_path, tmp_path, "--model", "made", "--epochs", 2)
-    # Rows of this set cannot be turned over.
+
+
+def test_rows_that_are_no_patches_cannot_be_mirrored(tmp_path, capsys):
+    table(tmp_path)
     with pytest.raises(SystemExit):
         density("power", tmp_path, tmp_path, "--model", "made", "--mirror")
+    assert "--mirror is for patches, of bsds300_patches.npz. Received: power" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_table_of_other_columns_is_left_alone(tmp_path):
@@ -298,9 +304,14 @@ def test_a_run_that_went_on_counts_once(tmp_path, monkeypatch):
         "power,maf-5,0,5000,1000,10,50,1.4,-0.5,0.02",
         "power,maf-5,0,5000,1000,50,50,7.6,0.1,0.01",
         "power,nsf,0,7000,500,25,50,90.0,0.61,0.01",
+        "bsds300,nsf-mirrored,0,9000,250,50,50,60.0,156.7,0.44",
     ]
     (tmp_path / "results" / "density.csv").write_text("\n".join([columns, *lines]) + "\n")
     text = page.with_tables((ROOT / "docs" / "results.md").read_text())
     assert "| MAF (5) | 0.14 | 0.10 ± 0.01 | 5,000 | 50 × 1000 | 8 |" in text
     assert "| 0.66 | 0.61 ± 0.01 | 7,000 | 25 × 500 (50 % of the plan) | 90 |" in text
     assert "| MADE | −3.08 | – | – | – | – |" in text
+    own = "| RQ-NSF, autoregressive | 157.31 | – | – | – | – |"
+    mirrored = "| … mirrored patches | 157.31 | 156.70 ± 0.44 | 9,000 | 50 × 250 | 60 |"
+    assert f"{own}\n{mirrored}\n" in text
+    assert text.count("mirrored patches") == 1

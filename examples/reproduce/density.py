@@ -45,19 +45,21 @@ UNITS = {
 DROPOUT = {"power": 0.0, "gas": 0.1, "hepmass": 0.2, "miniboone": 0.2, "bsds300": 0.2}
 
 
+def two_layers(units, dropout):
+    """Return the options of the networks that the MAF paper has."""
+    return {"hidden_units": (units[0],) * 2, "dropout": dropout}
+
+
 def made(size, units, dropout, components):
-    network = {"hidden_units": (units[0],) * 2, "dropout": dropout}
-    return [], keras_nf.bases.AutoregressiveMixture(components, **network)
+    return [], keras_nf.bases.AutoregressiveMixture(components, **two_layers(units, dropout))
 
 
 def real_nvp(size, units, dropout, layers):
-    network = {"hidden_units": (units[0],) * 2, "dropout": dropout}
-    return [keras_nf.real_nvp(size, layers=layers, **network)], "normal"
+    return [keras_nf.real_nvp(size, layers=layers, **two_layers(units, dropout))], "normal"
 
 
 def maf(size, units, dropout, layers):
-    network = {"hidden_units": (units[0],) * 2, "dropout": dropout}
-    return [keras_nf.maf(size, layers=layers, **network)], "normal"
+    return [keras_nf.maf(size, layers=layers, **two_layers(units, dropout))], "normal"
 
 
 def maf_mixture(size, units, dropout):
@@ -137,8 +139,7 @@ def main():
     results = options.out / "density.csv"
     if options.model == "gaussian":
         log_prob = gaussian_log_prob(seen, x_test)
-        run["dropout"] = ""
-        record(results, run, size * (size + 3) // 2, mean_and_error(log_prob))
+        record(results, {**run, "dropout": ""}, size * (size + 3) // 2, mean_and_error(log_prob))
         return
 
     make, arguments, *defaults = MODELS[options.model]
@@ -155,8 +156,8 @@ def main():
     progress = train(model, batches, x_val, len(x_train), options, folder)
     model.save(folder / "model.keras")
     log_prob = model.predict(x_test, batch_size=2000, verbose=0)
-    run["dropout"] = options.dropout
-    record(results, run, model.count_params(), mean_and_error(log_prob), progress)
+    settings = {**run, "dropout": options.dropout}
+    record(results, settings, model.count_params(), mean_and_error(log_prob), progress)
 
 
 if __name__ == "__main__":
